@@ -1,0 +1,8 @@
+"""Lightning callbacks: when transfers teach, what is stored, and what a person sees."""
+
+from callbacks.certificate import CertificatedTeacher
+from callbacks.checkpoint import EnvStepsCheckpoint
+from callbacks.progress import Progress
+from callbacks.transfers import AlignmentSchedule, DistillationSchedule
+
+__all__ = ["AlignmentSchedule", "CertificatedTeacher", "DistillationSchedule", "EnvStepsCheckpoint", "Progress"]

@@ -1,0 +1,115 @@
+"""Stores the certificated teacher."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cdrl_pl.certificate import save_certificate
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.envs import is_atari, resolve
+from cdrl_pl.evaluation import evaluate
+
+log = logging.getLogger(__name__)
+
+
+class CertificatedTeacher(pl.Callback):
+    """Stores an agent once its mean return over the last episodes passes a threshold, with a score of its frozen policy.
+
+    Writes ``weights.safetensors`` and ``certificate.json`` to ``folder`` below the run folder. The evaluation is on fresh
+    environments with their own seeds, sampled and greedy; its scores are written whatever they are.
+
+    Args:
+        agent: name of a learning agent. threshold: mean return over the last ``window`` episodes.
+        window: finished episodes needed, and averaged. episodes: of each evaluation.
+        noop_max: random no-op starts in the evaluation (Atari), since a deterministic game would repeat one episode.
+        folder: below the run folder; null takes ``teacher/<agent>``.
+        stop: end the run when the teacher is stored.
+        improvement: store again once the mean return has grown by this much; null stores once.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        threshold: float,
+        window: int = 100,
+        episodes: int = 100,
+        noop_max: int = 30,
+        folder: str | None = None,
+        stop: bool = False,
+        improvement: float | None = None,
+    ) -> None:
+        for name, value in (("window", window), ("episodes", episodes)):
+            if value < 1:
+                raise ValueError(f"CertificatedTeacher.{name} is {value}; it must be 1 or more")
+        self.agent, self.threshold, self.window, self.episodes = agent, threshold, window, episodes
+        self.noop_max, self.folder, self.stop, self.improvement = noop_max, folder, stop, improvement
+        self.certificated: float | None = None  # the mean return it was last stored at
+        self._seen = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, Collaboration)
+        learning = [name for name, agent in pl_module.agents.items() if agent.learns]
+        if self.agent not in learning:
+            raise ValueError(f"CertificatedTeacher.agent is {self.agent!r}; it must be one of {', '.join(learning)}")
+        if self.window > (held := pl_module.episodes[self.agent].maxlen or 0):
+            raise ValueError(f"CertificatedTeacher.window is {self.window}; it must be at most model.window, {held}")
+
+    @property
+    def _needed(self) -> float | None:
+        if self.certificated is None:
+            return self.threshold
+        return None if self.improvement is None else self.certificated + self.improvement
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Collaboration)
+        finished = pl_module.num_episodes[self.agent]
+        if finished == self._seen or self._needed is None:
+            return
+        self._seen = finished
+        recent = [e.ret for e in pl_module.episodes[self.agent]][-self.window :]
+        if len(recent) == self.window and sum(recent) / self.window >= self._needed:
+            self._certificate(trainer, pl_module, sum(recent) / self.window)
+
+    def _certificate(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
+        self.certificated = mean
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+        if trainer.is_global_zero:
+            agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
+            env = resolve(agent.env)
+            if is_atari(env):
+                env = replace(env, noop_max=self.noop_max)
+            frozen = copy.deepcopy(agent.network).eval()
+            seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
+            log.info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
+            scores = {
+                "greedy" if greedy else "sampled": evaluate(
+                    frozen, env, self.episodes, greedy, seed, interrupted=lambda: trainer.received_sigterm
+                )
+                for greedy in (False, True)
+            }
+            training = {
+                "env_steps": module.env_steps[self.agent],
+                "seed": data.resolved_seed(),
+                "threshold": self.threshold,
+                "window": self.window,
+                "mean_return": mean,
+            }
+            save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
+            log.info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
+        trainer.strategy.barrier("certificated")
+        if self.stop:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"certificated": self.certificated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.certificated = state_dict["certificated"]

@@ -1,0 +1,60 @@
+"""Checkpoints to resume from, by env_steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cdrl_pl.collaboration import Collaboration
+
+
+class EnvStepsCheckpoint(pl.Callback):
+    """Saves ``checkpoints/env_steps=N.ckpt`` in the run folder, at the end, and when the run is told to stop.
+
+    Args:
+        every: decisions between two checkpoints.
+        keep: newest checkpoints kept; older ones are deleted once a newer one is whole on disk.
+    """
+
+    def __init__(self, every: int = 250_000, keep: int = 2) -> None:
+        for name, value in (("every", every), ("keep", keep)):
+            if value < 1:
+                raise ValueError(f"EnvStepsCheckpoint.{name} is {value}; it must be 1 or more")
+        self.every, self.keep = every, keep
+        self.saved: list[str] = []
+        self._last = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Collaboration)
+        self._last = pl_module.clock
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Collaboration)
+        if pl_module.clock // self.every > self._last // self.every:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Collaboration)
+        if pl_module.clock > self._last:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: pl.Trainer, module: Collaboration) -> None:
+        folder = trainer.log_dir or trainer.default_root_dir
+        path = Path(folder) / "checkpoints" / f"env_steps={module.clock}.ckpt"
+        self._last = module.clock
+        self.saved = [p for p in self.saved if p != str(path)] + [str(path)]
+        trainer.save_checkpoint(path)
+        while len(self.saved) > self.keep:
+            old = self.saved.pop(0)
+            if trainer.is_global_zero:
+                Path(old).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"saved": list(self.saved)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.saved = list(state_dict["saved"])

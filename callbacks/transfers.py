@@ -1,0 +1,63 @@
+"""The schedules of the transfers: alignment training on at T1, distillation on at T2, both off at stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.schedule import aligns, distils
+from cdrl_pl.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+
+class _Switch(pl.Callback):
+    """Sets one flag of every transfer before each batch, and remembers at which T it changed."""
+
+    what = ""
+
+    def __init__(self) -> None:
+        self.switched: dict[str, list[int]] = {}  # transfer -> every T at which the flag changed
+
+    def wanted(self, transfer: Transfer, env_steps: int) -> bool:
+        """Whether the flag is on at T; a pure function of the schedule."""
+        raise NotImplementedError
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, Collaboration)
+        for transfer in pl_module.transfers:
+            assert isinstance(transfer, Transfer)
+            env_steps = pl_module.env_steps[transfer.config.student]
+            on = self.wanted(transfer, env_steps)
+            changes = self.switched.setdefault(transfer.name, [])
+            if on != bool(len(changes) % 2):
+                changes.append(env_steps)
+                log.info("%s %s of %s at T = %d", self.what, "on" if on else "off", transfer.name, env_steps)
+            setattr(transfer, self.what, on)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"switched": {k: list(v) for k, v in self.switched.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.switched = {k: list(v) for k, v in state_dict["switched"].items()}
+
+
+class AlignmentSchedule(_Switch):
+    """Alignment training: T1 <= T < stop, T being the student's own decisions."""
+
+    what = "aligning"
+
+    def wanted(self, transfer: Transfer, env_steps: int) -> bool:
+        return aligns(transfer.schedule, env_steps)
+
+
+class DistillationSchedule(_Switch):
+    """Distillation: T2 <= T < stop, T being the student's own decisions."""
+
+    what = "distilling"
+
+    def wanted(self, transfer: Transfer, env_steps: int) -> bool:
+        return distils(transfer.schedule, env_steps)

@@ -1,0 +1,386 @@
+"""The graph of agents and transfers: the root module, which owns the clocks, steps the optimizers and logs."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from cdrl_pl import losses
+from cdrl_pl.envs import EnvConfig, EnvError
+from cdrl_pl.evaluation import Score, evaluate
+from cdrl_pl.meter import Meter
+from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.reading import ReadingOverrides, resolve_reading
+from cdrl_pl.schedule import phase
+from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.transfer import Transfer, TransferConfig
+from cdrl_pl.types import Episode, PolicyOutput, Rollout
+
+Agent = Student | CertificatedAgent
+
+
+@dataclass
+class AgentConfig:
+    """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
+
+    Attributes:
+        env: the task. network: structure. learner: how it learns from its own rewards.
+        certificate: a teacher's folder; it brings env and network, and the agent does not learn.
+    """
+
+    env: EnvConfig | None = None
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    certificate: str | None = None
+
+
+def build_agent(name: str, config: AgentConfig) -> Agent:
+    """The agent of a config.
+
+    Raises:
+        ValueError: naming the agent, the option and what is allowed.
+    """
+    if (config.env is None) == (config.certificate is None):
+        raise ValueError(f"agents.{name} needs either env or certificate, and not both")
+    try:
+        if config.certificate is not None:
+            return CertificatedAgent(config.certificate)
+        assert config.env is not None
+        return Student(config.env, config.network, config.learner)
+    except (EnvError, ValueError) as error:
+        raise type(error)(f"agents.{name}: {error}") from None
+
+
+class Collaboration(pl.LightningModule):
+    """Agents that learn from their own rewards and teach each other along transfers (paper section 4, Algorithm 1).
+
+    Every system of the paper is one such graph: one agent and no transfer is A3C; a certificated teacher, a student and
+    a transfer is online transfer; two learning agents and a transfer is the collaboration.
+
+    Args:
+        agents: by name. transfers: the edges.
+        T_max: decisions of every learning agent at which the run ends, over all workers and ranks.
+        preset: "paper" for the text's reading of its open points, "code" for the authors' program.
+        reading: rows to take differently from the preset.
+        log_every: decisions between two log lines.
+        window: episodes in the reported mean return.
+        T1, T2, stop: where given, for every transfer, whatever the transfers say.
+
+    Raises:
+        ValueError: a graph that cannot be, naming the option, its value and what is allowed; before any worker starts.
+    """
+
+    def __init__(
+        self,
+        agents: dict[str, AgentConfig],
+        transfers: list[TransferConfig] | None = None,
+        T_max: int = 20_000_000,
+        preset: str = "paper",
+        reading: ReadingOverrides | None = None,
+        log_every: int = 10_000,
+        window: int = 100,
+        T1: int | None = None,
+        T2: int | None = None,
+        stop: int | Literal["never"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        given = {k: v for k, v in (("T1", T1), ("T2", T2), ("stop", stop)) if v is not None}
+        transfers = [replace(transfer, **given) for transfer in transfers or []]
+        for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
+            if value < 1:
+                raise ValueError(f"model.{option} is {value}; it must be 1 or more")
+        if not agents:
+            raise ValueError("model.agents is empty; name at least one agent")
+        self.T_max, self.log_every = T_max, log_every
+        self.reading = resolve_reading(preset, reading or ReadingOverrides())
+        self._check_edges(agents, transfers)
+        built = {name: build_agent(name, config) for name, config in agents.items()}
+        self._agents = nn.ModuleDict(built)
+        self.transfers = nn.ModuleList(
+            Transfer(t, built[t.teacher].network, built[t.student].network, self.reading) for t in transfers
+        )
+        if not self.playing:
+            raise ValueError("model.agents: every agent is certificated and none is taught; nothing would be trained")
+        self.env_steps: dict[str, int] = {name: 0 for name in self.playing}
+        self.policy_version = 0
+        self.episodes: dict[str, deque[Episode]] = {name: deque(maxlen=window) for name in self.playing}
+        self.num_episodes: dict[str, int] = {name: 0 for name in self.playing}
+        self._new_episodes: dict[str, list[Episode]] = {name: [] for name in self.playing}
+        self.latest: dict[str, float] = {}  # the last log line
+        self.meter = Meter()
+        self._optimizer_index: dict[str, int] = {}
+        self._logged_at, self._logged_time = 0, time.perf_counter()
+
+    @staticmethod
+    def _check_edges(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
+        seen = set()
+        for i, transfer in enumerate(transfers):
+            for end in ("teacher", "student"):
+                if getattr(transfer, end) not in agents:
+                    raise ValueError(
+                        f"transfers[{i}].{end} is {getattr(transfer, end)!r}; it must be one of {', '.join(agents)}"
+                    )
+            if transfer.name in seen:
+                raise ValueError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
+            seen.add(transfer.name)
+
+    # The graph
+
+    @property
+    def agents(self) -> dict[str, Agent]:
+        """Every agent by name."""
+        return dict(self._agents.items())  # type: ignore[arg-type]
+
+    @property
+    def playing(self) -> dict[str, Agent]:
+        """The agents that play their environment: those that learn, and frozen ones that a transfer aligns to."""
+        taught = {t.config.student for t in self.transfers}  # type: ignore[union-attr]
+        return {name: agent for name, agent in self.agents.items() if agent.learns or name in taught}
+
+    def transfers_to(self, student: str) -> list[Transfer]:
+        """The transfers that teach this agent."""
+        return [t for t in self.transfers if t.config.student == student]  # type: ignore[union-attr, misc]
+
+    @property
+    def clock(self) -> int:
+        """T of the agents that play; equal for all of them, since their rollouts are taken together."""
+        return min(self.env_steps.values())
+
+    def phases(self) -> dict[str, str]:
+        """What each transfer is doing now, for people."""
+        return {t.name: phase(t.schedule, self.env_steps[t.config.student]) for t in self.transfers}  # type: ignore
+
+    def mean_return(self, agent: str) -> float | None:
+        """Mean return of the last ``window`` finished episodes; None before the first."""
+        episodes = self.episodes[agent]
+        return sum(e.ret for e in episodes) / len(episodes) if episodes else None
+
+    # Optimizers: all of them from the start, in a fixed order, so that resuming never mismatches them
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One Adam per learning agent, per trainable alignment, and per separate distillation step."""
+        made: dict[str, torch.optim.Optimizer] = {}
+        for name, agent in self.agents.items():
+            if isinstance(agent, Student):
+                made[f"student/{name}"] = _adam(agent.network, agent.learner.lr)
+        for transfer in self.transfers:
+            assert isinstance(transfer, Transfer)
+            if transfer.alignment.trainable:
+                made[f"align/{transfer.name}"] = _adam(transfer.alignment, transfer.alignment.config.lr)
+            student = self.agents[transfer.config.student]
+            if self.reading.distill_step == "separate" and isinstance(student, Student):
+                made[f"distill/{transfer.name}"] = _adam(student.network, 1e-4)  # the program's own rate
+        self._optimizer_index = {name: i for i, name in enumerate(made)}
+        return list(made.values())
+
+    def _step(self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
+        """Backward, mean over ranks, clip, step. A gradient that is not finite steps nothing, and is counted."""
+        optimizers = self.optimizers()
+        optimizer = optimizers[self._optimizer_index[name]] if isinstance(optimizers, list) else optimizers
+        optimizer.zero_grad(set_to_none=True)
+        strategy = self.trainer.strategy
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+            self.manual_backward(loss)  # only some parameters have gradients, so ranks are averaged here, not by DDP
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.trainer.world_size > 1:
+            flat = torch.cat([g.flatten() for g in gradients])
+            torch.distributed.all_reduce(flat)
+            flat /= self.trainer.world_size
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        self.meter.add(f"grad_norm/{name}", norm)
+        if scaler is None and not torch.isfinite(norm):
+            self.meter.add(f"skipped_steps/{name}", 1.0)
+            return
+        optimizer.step()
+
+    # Learning
+
+    def training_step(self, batch: dict[str, Rollout], batch_idx: int) -> None:
+        """One rollout of every playing agent: each learns from its own, and from those who teach it."""
+        for name, rollout in batch.items():
+            self._learn(name, rollout)
+            self.env_steps[name] += rollout.steps * rollout.copies * self.trainer.world_size
+            self._new_episodes[name] += rollout.episodes
+            self.meter.add(f"policy_lag/{name}", float(rollout.policy_lag))
+        self.policy_version += 1
+        if self.clock - self._logged_at >= self.log_every:
+            self._log()
+        if self.clock >= self.T_max:
+            self._log()
+            self.trainer.should_stop = True
+
+    def _learn(self, name: str, rollout: Rollout) -> None:
+        agent = self.agents[name]
+        advice: list[tuple[Transfer, Tensor]] = []
+        for transfer in self.transfers_to(name):
+            if transfer.active:
+                with self.meter.timed("time/advice"):
+                    advice.append((transfer, transfer.advise(rollout)))
+        batch_copies = agent.learner.batch_copies if isinstance(agent, Student) else None
+        for copies in rollout.split(batch_copies):
+            self._update(name, agent, rollout.select(copies), [(t, a[:, copies]) for t, a in advice])
+
+    def _update(self, name: str, agent: Agent, rollout: Rollout, advice: list[tuple[Transfer, Tensor]]) -> None:
+        """One gradient step of every loss on some copies of a rollout; one forward pass serves all joint losses."""
+        add, steps = self.meter.add, rollout.steps
+        total: Tensor | None = None
+        with self.meter.timed("time/learning"):
+            output: PolicyOutput = agent(rollout)
+            if isinstance(agent, Student) and agent.learner.reinforce:
+                a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit)
+                total = a3c.total
+                add(f"policy_loss/{name}", a3c.policy_loss / steps)
+                add(f"value_loss/{name}", a3c.value_loss / steps)
+                add(f"entropy/{name}", a3c.entropy / steps)
+        add(f"actions/{name}", losses.action_distribution(output.logits[:steps]))
+        separate: list[tuple[Transfer, Tensor]] = []
+        for transfer, logits in advice:
+            aligned = transfer.alignment(logits).detach() if self.reading.order == "distill_first" else None
+            if transfer.aligning and transfer.alignment.trainable:
+                with self.meter.timed("time/alignment"):
+                    self._align(transfer, output, logits)
+            with torch.no_grad():
+                if aligned is None:
+                    aligned = transfer.alignment(logits)
+                self._observe(transfer, output, logits, aligned)
+            if transfer.distilling and isinstance(agent, Student):
+                if self.reading.distill_step == "separate":
+                    separate.append((transfer, aligned))
+                else:
+                    with self.meter.timed("time/distillation"):
+                        loss = transfer.distillation_loss(output, aligned)
+                        total = transfer.config.weight * loss + (0.0 if total is None else total)
+        if isinstance(agent, Student):
+            parameters = list(agent.network.parameters())
+            if total is not None:
+                with self.meter.timed("time/learning"):
+                    self._step(f"student/{name}", total, parameters, agent.learner.max_grad_norm)
+            for transfer, aligned in separate:
+                with self.meter.timed("time/distillation"):
+                    loss = transfer.distillation_loss(agent(rollout), aligned)
+                    self._step(f"distill/{transfer.name}", loss, parameters, 40.0)
+
+    def _align(self, transfer: Transfer, output: PolicyOutput, advice: Tensor) -> None:
+        loss = transfer.alignment_loss(output, advice)
+        parameters = list(transfer.alignment.parameters())
+        self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
+
+    def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
+        """Both KLs per step, measured alike whatever is trained and however it is reduced; and what the teacher says."""
+        steps, name = len(advice), transfer.name
+        layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
+        self.meter.add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
+        self.meter.add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
+        self.meter.add(f"actions/{name}/teacher", losses.action_distribution(advice))
+        self.meter.add(f"actions/{name}/aligned", losses.action_distribution(aligned))
+
+    # Logs: with env_steps as the axis, every log_every decisions
+
+    def _log(self) -> None:
+        if self.clock == self._logged_at:
+            return
+        now = time.perf_counter()
+        seconds = max(now - self._logged_time, 1e-9)
+        line: dict[str, float] = {"env_steps": self.clock}
+        for name, own in self._gather_episodes().items():
+            self.episodes[name].extend(own)
+            self.num_episodes[name] += len(own)
+            if (mean := self.mean_return(name)) is not None:
+                line[f"return/{name}"] = mean
+                line[f"length/{name}"] = sum(e.length for e in self.episodes[name]) / len(self.episodes[name])
+            line[f"episodes/{name}"] = self.num_episodes[name]
+        line["decisions_per_second"] = (self.clock - self._logged_at) * len(self.env_steps) / seconds
+        line["seconds"] = seconds
+        line.update(self.meter.flush())
+        statistics: Callable[[], dict[str, float]] = getattr(getattr(self.trainer, "datamodule", None), "statistics", dict)
+        line.update(statistics())
+        self.latest = line
+        self._logged_at, self._logged_time = self.clock, now
+        for logger in self.loggers:
+            logger.log_metrics(line, step=self.clock)
+
+    def _gather_episodes(self) -> dict[str, list[Episode]]:
+        """The episodes finished since the last log line, over all ranks, so that every rank decides alike."""
+        own, self._new_episodes = self._new_episodes, {name: [] for name in self._new_episodes}
+        if self.trainer.world_size == 1:
+            return own
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+        return {name: [Episode(*e) for part in parts for e in part[name]] for name in own}
+
+    def on_train_start(self) -> None:
+        """The speed of the first log line counts from here."""
+        self._logged_at, self._logged_time = self.clock, time.perf_counter()
+
+    # Evaluation of the frozen policies on fresh environments
+
+    def _evaluate(self, job: tuple[str, bool, int]) -> Score:
+        name, greedy, episodes = job
+        agent = self.agents[name]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        env = replace(agent.env, noop_max=data.noop_max) if agent.spec.obs_dtype == "uint8" else agent.env
+        return evaluate(
+            agent.network, env, episodes, greedy, data.resolved_seed(), interrupted=lambda: self.trainer.received_sigterm
+        )
+
+    def validation_step(self, batch: tuple[str, bool, int], batch_idx: int) -> None:
+        """Evaluates one frozen policy; logs mean and std of its returns."""
+        score = self._evaluate(batch)
+        for key, value in (("mean", score.mean), ("std", score.std), ("episodes", score.episodes)):
+            self.log(f"{batch[0]}/{score.policy}/{key}", float(value), batch_size=1, rank_zero_only=True)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: tuple[str, bool, int], batch_idx: int) -> str:
+        """Records one episode of one agent as a video below the run's root folder; returns its path."""
+        from cdrl_pl.video import save_episode
+
+        return save_episode(self.agents[batch[0]], batch[0], self.trainer.default_root_dir, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Clocks (ints), recent episodes and the teachers' recurrent states; weights and optimizers are Lightning's."""
+        checkpoint["collaboration"] = {
+            "env_steps": dict(self.env_steps),
+            "policy_version": self.policy_version,
+            "episodes": {k: [list(e) for e in v] for k, v in self.episodes.items()},
+            "num_episodes": dict(self.num_episodes),
+            "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
+            "memory": [dict(t.teacher.memory) for t in self.transfers],  # type: ignore[union-attr, arg-type]
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from ``on_save_checkpoint``; raises where the checkpoint is of another graph."""
+        state = checkpoint["collaboration"]
+        if set(state["env_steps"]) != set(self.env_steps):
+            raise ValueError(
+                f"the checkpoint has the agents {', '.join(state['env_steps'])}, the config {', '.join(self.env_steps)}"
+            )
+        self.env_steps = dict(state["env_steps"])
+        self.policy_version, self.num_episodes = state["policy_version"], dict(state["num_episodes"])
+        for name in self.env_steps:
+            self.episodes[name].extend(Episode(*e) for e in state["episodes"][name])
+            self._new_episodes[name] = [Episode(*e) for e in state["new_episodes"][name]]
+        for transfer, memory in zip(self.transfers, state["memory"], strict=True):
+            transfer.teacher.memory = dict(memory)  # type: ignore[union-attr]
+
+
+def _adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(module.parameters(), lr=lr, fused=True)

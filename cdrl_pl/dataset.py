@@ -1,0 +1,185 @@
+"""The rollout IterableDataset and its DataModule: one stream per agent, handed over together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import IterableDataset
+
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.rollouts.pool import Pool, PoolConfig
+from cdrl_pl.types import Rollout
+
+Batch = dict[str, Rollout]
+
+
+class RolloutDataset(IterableDataset[Batch]):
+    """Endless batches: one rollout of every playing agent, so that all agents' clocks T advance together.
+
+    It has a length (larger than any run) on purpose: without one, the trainer fetches a batch ahead, which would free
+    shared memory before it is learned from and add a policy lag. Fetching a batch frees the memory of the one before,
+    and publishes the newest weights to the workers.
+    """
+
+    def __init__(self, pools: dict[str, Pool], module: Collaboration) -> None:
+        self.pools, self._module = pools, module
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            self._publish()
+            for pool in self.pools.values():
+                pool.start()
+            yield {name: pool.next() for name, pool in self.pools.items()}
+
+    def _publish(self) -> None:
+        for name, pool in self.pools.items():
+            pool.publish(self._module.agents[name].network, self._module.policy_version)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every stream stands, on every rank."""
+        state = {name: pool.state_dict() for name, pool in self.pools.items()}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, state)
+        else:
+            states = [state]
+        return {"ranks": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``; a rank that was not there then starts as rank 0 stood, with its own seeds."""
+        rank = self._module.global_rank
+        states = state["ranks"]
+        if rank < len(states):
+            own = states[rank]
+        else:
+            own = {name: {k: s[k] for k in ("epoch", "version")} for name, s in states[0].items()}
+        for name, pool in self.pools.items():
+            if name in own:
+                pool.load_state_dict(own[name])
+
+
+class Jobs:
+    """What to evaluate: agent, greedy or sampled, episodes. (A plain list would be taken for several loaders.)"""
+
+    def __init__(self, jobs: list[tuple[str, bool, int]]) -> None:
+        self.jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[tuple[str, bool, int]]:
+        return iter(self.jobs)
+
+
+class RolloutDataModule(pl.LightningDataModule):
+    """Starts and ends the workers of every playing agent of the model.
+
+    Args:
+        pool: how environments are played. seed: of environments and actions; null takes ``seed_everything``'s.
+        learner_threads: threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
+        evaluation_episodes: episodes per agent and policy in ``validate`` and ``test``.
+        noop_max: random no-op starts in ``validate``, ``test`` and ``predict``; Atari only.
+    """
+
+    def __init__(
+        self,
+        pool: PoolConfig | None = None,
+        seed: int | None = None,
+        learner_threads: int | None = None,
+        evaluation_episodes: int = 100,
+        noop_max: int = 30,
+    ) -> None:
+        super().__init__()
+        self.pool = pool or PoolConfig()
+        self.seed, self.learner_threads = seed, learner_threads
+        self.evaluation_episodes, self.noop_max = evaluation_episodes, noop_max
+        if learner_threads is not None and learner_threads < 1:
+            raise ValueError(f"data.learner_threads is {learner_threads}; it must be 1 or more")
+        if evaluation_episodes < 1:
+            raise ValueError(f"data.evaluation_episodes is {evaluation_episodes}; it must be 1 or more")
+        self.pools: dict[str, Pool] = {}
+        self._dataset: RolloutDataset | None = None
+
+    @property
+    def _module(self) -> Collaboration:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, Collaboration)
+        return module
+
+    def resolved_seed(self) -> int:
+        """The seed in use."""
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def setup(self, stage: str) -> None:
+        """Makes the pools (their processes start with the first batch) and sets the learner's threads."""
+        if stage != "fit" or self.pools:
+            return
+        module, trainer = self._module, self.trainer
+        assert trainer is not None
+        config = self.pool
+        if module.reading.concatenate and not config.deterministic:
+            config.concatenate = True
+        playing = module.playing
+        for index, (name, agent) in enumerate(playing.items()):
+            self.pools[name] = Pool(
+                name,
+                agent.env,
+                agent.spec,
+                agent.network.config,
+                config,
+                (self.resolved_seed(), trainer.global_rank, index),
+                lambda: bool(trainer.received_sigterm),
+            )
+        if module.device.type == "cpu":
+            free = (os.cpu_count() or 1) - config.workers * len(playing)
+            torch.set_num_threads(self.learner_threads or max(1, free // trainer.world_size))
+        self._dataset = RolloutDataset(self.pools, module)
+
+    def train_dataloader(self) -> RolloutDataset:
+        """The dataset itself: batches are ready-made, so a DataLoader would only add copies."""
+        assert self._dataset is not None
+        return self._dataset
+
+    def _evaluations(self) -> Jobs:
+        return Jobs([(n, greedy, self.evaluation_episodes) for n in self._module.agents for greedy in (False, True)])
+
+    def val_dataloader(self) -> Jobs:
+        """What ``validate`` plays: every agent, sampled and greedy. Nothing during ``fit``."""
+        assert self.trainer is not None
+        return Jobs([]) if self.trainer.state.fn == "fit" else self._evaluations()
+
+    def test_dataloader(self) -> Jobs:
+        """What ``test`` plays: as ``validate``."""
+        return self._evaluations()
+
+    def predict_dataloader(self) -> Jobs:
+        """What ``predict`` records: one sampled episode of every agent."""
+        return Jobs([(n, False, 1) for n in self._module.agents])
+
+    def statistics(self) -> dict[str, float]:
+        """Health of the workers, summed over agents: seconds waited and played, restarts."""
+        pools = self.pools.values()
+        return {
+            "time/waiting_for_rollouts": sum(p.waited for p in pools),
+            "workers/waiting_for_learner": sum(p.worker_waited for p in pools),
+            "workers/playing": sum(p.worker_played for p in pools),
+            "workers/restarts": float(sum(p.restarts for p in pools)),
+        }
+
+    def teardown(self, stage: str) -> None:
+        """Ends the workers."""
+        for pool in self.pools.values():
+            pool.close()
+        self.pools = {}
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers: ``teardown`` is not called on errors."""
+        self.teardown("fit")

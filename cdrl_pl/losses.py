@@ -1,0 +1,95 @@
+"""The losses of the paper as pure functions of one value per step [T, B]; ``reduce`` is the one place that reduces."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["sum", "mean"]
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"shapes must be equal, got {shapes}")
+
+
+def reduce(per_step: Tensor, reduction: Reduction) -> Tensor:
+    """Reduces [T, B] to a scalar: "sum" over time (the paper) or "mean" over time, and the mean over copies either way.
+
+    One copy (B = 1) under "sum" is the paper's sum over a rollout; with more copies their gradients are averaged, so
+    the learning rate does not depend on B.
+    """
+    if per_step.ndim != 2:
+        raise ValueError(f"expected [T, B], got shape {tuple(per_step.shape)}")
+    return per_step.mean(1).sum() if reduction == "sum" else per_step.mean()
+
+
+def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
+    """-log pi(a_t | s_t) A_t (Algorithm 1, line 21).
+
+    Args:
+        logits: [T, B, A]. actions: [T, B] int64. advantages: [T, B]; no gradient flows through them.
+
+    Returns:
+        [T, B].
+    """
+    _same_shape(actions=actions, advantages=advantages, logits=logits[..., 0])
+    return -log_prob(logits, actions) * advantages.detach()
+
+
+def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
+    """log pi(a) [T, B] of ``actions`` [T, B] under ``logits`` [T, B, A]."""
+    return F.log_softmax(logits.float(), -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def value_loss(values: Tensor, returns: Tensor) -> Tensor:
+    """(R_t - v_t)^2 (Algorithm 1, line 22): [T, B] from two [T, B]; no gradient flows through the returns."""
+    _same_shape(values=values, returns=returns)
+    return (returns.detach() - values.float()).square()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats, positive: [T, B] from logits [T, B, A]."""
+    log_p = F.log_softmax(logits.float(), -1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """l_KL(target, student, tau) = sum_i p_i ln(p_i / q_i), p = softmax(target / tau), q = softmax(student) (Eqs. 1-3).
+
+    tau divides the target only. The target is detached. Computed in log space in fp32, so it and its gradient stay
+    finite for any logit gap that fp32 can hold (checked at +-120).
+
+    Args:
+        target, student: logits [T, B, A] over the same actions. temperature: tau > 0.
+
+    Returns:
+        [T, B], 0 where both distributions are equal.
+    """
+    _same_shape(target=target, student=student)
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    log_p = F.log_softmax(target.detach().float() / temperature, -1)
+    log_q = F.log_softmax(student.float(), -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def reverse_kl(target: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax(student) || softmax(target)): the authors' program for the alignment (spec section 6).
+
+    The gradient flows through ``student`` alone. Shapes as ``kl``.
+    """
+    _same_shape(target=target, student=student)
+    log_p = F.log_softmax(target.detach().float(), -1)
+    log_q = F.log_softmax(student.float(), -1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def action_distribution(logits: Tensor) -> Tensor:
+    """Mean action probabilities [A] of logits [T, B, A] (the paper's Figure 5), without gradient."""
+    with torch.no_grad():
+        return F.softmax(logits.float(), -1).flatten(0, -2).mean(0)

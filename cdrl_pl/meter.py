@@ -1,0 +1,44 @@
+"""Averages between two log lines, without a device synchronisation per value; and where the time goes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Collects detached scalars (or vectors) and seconds; ``flush`` gives their means and sums, and starts anew."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """One more value of ``name``."""
+        self._values[name].append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside; on a GPU, those of issuing the work."""
+        began = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - began
+
+    def flush(self) -> dict[str, float]:
+        """Mean of every name since the last flush (``name/i`` per element of a vector) and seconds by name."""
+        result = {}
+        for name, values in self._values.items():
+            mean = torch.stack([v.float() for v in values]).mean(0).cpu()
+            if mean.ndim == 0:
+                result[name] = mean.item()
+            else:
+                result.update({f"{name}/{i}": x for i, x in enumerate(mean.tolist())})
+        result.update(self._seconds)
+        self._values.clear()
+        self._seconds.clear()
+        return result

@@ -1,0 +1,174 @@
+"""The policy/value network with its distillation layer, and the deep alignment network (spec section 2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cdrl_pl.types import PolicyOutput
+
+
+@dataclass
+class NetworkConfig:
+    """Structure of one agent's network; teacher and student need not share it.
+
+    Attributes:
+        trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" the same stages with a residual
+            block each, "mlp" is for vector observations.
+        channels: feature maps of every convolution.
+        depth: number of convolutions (stages), or of fully connected layers of the MLP.
+        hidden: width of the MLP's layers, in units.
+        lstm: width of the LSTM, in units; 0 for a network without memory.
+    """
+
+    trunk: Literal["conv", "residual", "mlp"] = "conv"
+    channels: int = 32
+    depth: int = 4
+    hidden: int = 256
+    lstm: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"network.{name} is {getattr(self, name)}; it must be {least} or more")
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """The trunk for observations of ``obs_shape`` ([C, H, W] or [N]) and the number of its features.
+
+    Raises:
+        ValueError: where the trunk cannot read such observations.
+    """
+    images = len(obs_shape) == 3
+    if images == (config.trunk == "mlp"):
+        allowed = "conv or residual" if images else "mlp"
+        raise ValueError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
+    layers: list[nn.Module] = []
+    if config.trunk == "mlp":
+        width = math.prod(obs_shape)
+        for _ in range(config.depth):
+            layers += [nn.Linear(width, config.hidden), nn.ELU()]
+            width = config.hidden
+        return nn.Sequential(nn.Flatten(), *layers), width
+    channels, height, width = obs_shape
+    for _ in range(config.depth):
+        layers.append(nn.Conv2d(channels, config.channels, 3, stride=2, padding=1))
+        if config.trunk == "residual":
+            layers.append(_Residual(config.channels))
+        layers.append(nn.ELU())
+        channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+
+
+class PolicyNetwork(nn.Module):
+    """Trunk, LSTM, and three heads: policy, value and distillation.
+
+    The recurrent state of B copies is one tensor [B, S]: hidden and cell side by side, S = 2 x LSTM width, or S = 0.
+    It is zeroed before every row whose ``resets`` is set, that is, exactly where an episode begins.
+    """
+
+    def __init__(self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int) -> None:
+        super().__init__()
+        self.config, self.obs_shape, self.num_actions = config, tuple(obs_shape), num_actions
+        self.state_size = 2 * config.lstm
+        self.trunk, features = build_trunk(config, self.obs_shape)
+        self.lstm = nn.LSTM(features, config.lstm) if config.lstm else None
+        width = config.lstm or features
+        self.policy_head = nn.Linear(width, num_actions)
+        self.value_head = nn.Linear(width, 1)
+        self.distill_head = nn.Linear(width, num_actions)
+        with torch.no_grad():
+            for head in (self.policy_head, self.value_head, self.distill_head):
+                head.weight.mul_(0.05)  # start near the uniform policy and a value of 0
+                head.bias.zero_()
+        if config.trunk != "mlp":
+            self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def initial_state(self, copies: int, device: torch.device | str = "cpu") -> Tensor:
+        """Zeros [B, S]."""
+        return torch.zeros(copies, self.state_size, device=device)
+
+    def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Trunk and memory: obs [T, B, *observation], state [B, S], resets [T, B] -> features [T, B, D], state [B, S]."""
+        steps, copies = resets.shape
+        flat = obs.flatten(0, 1)
+        flat = flat.float().div_(255.0) if flat.dtype == torch.uint8 else flat.float()
+        hidden = self.trunk(flat).view(steps, copies, -1)
+        if self.lstm is None:
+            return hidden.float(), state
+        width = self.config.lstm
+        cuts = [0, *(t for t, any_reset in enumerate(resets.any(1).tolist()) if any_reset and t), steps]
+        outputs = []
+        for start, end in zip(cuts, cuts[1:], strict=False):  # one LSTM call between resets, not one per step
+            state = state * ~resets[start].unsqueeze(-1)
+            h, c = state[:, :width].contiguous().unsqueeze(0), state[:, width:].contiguous().unsqueeze(0)
+            output, (h, c) = self.lstm(hidden[start:end], (h, c))
+            outputs.append(output.float())
+            state = torch.cat([h[0], c[0]], -1).float()
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs), state
+
+    def forward(self, obs: Tensor, state: Tensor, resets: Tensor) -> PolicyOutput:
+        """Every head over a rollout.
+
+        Args:
+            obs: [T, B, *observation] uint8 (scaled by 1/255 here) or float32. state: [B, S]. resets: [T, B] bool.
+        """
+        hidden, state = self.features(obs, state, resets)
+        with torch.autocast(hidden.device.type, enabled=False):  # heads in fp32: bf16 logits are too coarse to sample
+            return PolicyOutput(
+                self.policy_head(hidden), self.distill_head(hidden), self.value_head(hidden).squeeze(-1), state
+            )
+
+    def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
+        hidden, state = self.features(obs.unsqueeze(0), state, resets.unsqueeze(0))
+        hidden = hidden[0]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.policy_head(hidden), self.value_head(hidden).squeeze(-1), state
+
+
+class AlignmentNetwork(nn.Module):
+    """F: the teacher's k_alpha logits to the student's k_beta (paper section 4.3; the program: 4 x 512, then linear).
+
+    Args:
+        teacher_actions, student_actions: k_alpha and k_beta; they may differ.
+        hidden: width of each hidden layer. depth: number of hidden layers. activation: "relu" (text) or "elu" (program).
+    """
+
+    def __init__(
+        self,
+        teacher_actions: int,
+        student_actions: int,
+        hidden: int = 512,
+        depth: int = 4,
+        activation: Literal["relu", "elu"] = "relu",
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = teacher_actions
+        for _ in range(depth):
+            layers += [nn.Linear(width, hidden), nn.ReLU() if activation == "relu" else nn.ELU()]
+            width = hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(width, student_actions))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[..., k_alpha] -> [..., k_beta], fp32."""
+        return self.layers(logits).float()

@@ -1,0 +1,89 @@
+"""Where actions are decided: the one small interface between a worker and the policy it plays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from cdrl_pl.envs import EnvSpec
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.rollouts.slots import SharedWeights
+
+Array = np.ndarray[Any, Any]
+
+
+class Actor(Protocol):
+    """Decides for the B copies of one worker and keeps their recurrent state [B, S]."""
+
+    state: torch.Tensor
+
+    def refresh(self) -> int:
+        """Takes the newest weights; returns their version."""
+
+    def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
+        """obs [B, *observation], resets [B] -> sampled actions [B] int64 and their log probabilities [B]."""
+
+    def values(self, obs: Array, copies: Array) -> Array:
+        """Values of the last observations ``obs`` [N, *observation] of the copies with these indices [N]."""
+
+
+class LocalActor:
+    """A copy of the policy inside the worker, on one thread.
+
+    Measured against batched inference beside the learner (see docs/performance.md): playing needs no hand-over per step.
+    """
+
+    def __init__(
+        self,
+        network: NetworkConfig,
+        spec: EnvSpec,
+        weights: SharedWeights,
+        copies: int,
+        rng: np.random.Generator,
+        bf16: bool = False,
+    ) -> None:
+        self._network = PolicyNetwork(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
+        self._weights, self._rng, self._bf16 = weights, rng, bf16
+        self._flat = np.empty(sum(p.numel() for p in self._network.parameters()), np.float32)
+        self._version = -1
+        self.state = self._network.initial_state(copies)
+
+    def refresh(self) -> int:
+        version = self._weights.read(self._flat)
+        if version != self._version:
+            flat, offset = torch.from_numpy(self._flat), 0
+            for parameter in self._network.parameters():
+                parameter.copy_(flat[offset : offset + parameter.numel()].view(parameter.shape))
+                offset += parameter.numel()
+            self._version = version
+        return version
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            yield
+
+    def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
+        with self._inference():
+            logits, _, self.state = self._network.act(torch.from_numpy(obs), self.state, torch.from_numpy(resets))
+        return sample(logits.numpy(), self._rng)
+
+    def values(self, obs: Array, copies: Array) -> Array:
+        with self._inference():
+            resets = torch.zeros(len(copies), dtype=torch.bool)
+            _, values, _ = self._network.act(torch.from_numpy(obs), self.state[torch.from_numpy(copies)], resets)
+        return values.numpy()
+
+
+def sample(logits: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Actions [B] drawn from softmax(logits [B, A]) by inverse transform, and their log probabilities [B]."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    edges = np.exp(log_p, dtype=np.float64).cumsum(-1)
+    draws = rng.random((len(logits), 1)) * edges[:, -1:]
+    actions = (edges <= draws).sum(-1)
+    return actions, np.take_along_axis(log_p, actions[:, None], -1)[:, 0]

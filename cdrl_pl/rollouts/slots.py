@@ -1,0 +1,110 @@
+"""Shared memory: rollout slots handed over by index, and the newest weights.
+
+Anonymous mappings only: their files are unlinked when they are made, so nothing is left behind however a process dies.
+No locks: a process that is killed cannot leave one held.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import numpy as np
+
+from cdrl_pl.envs import EnvSpec
+
+Array = np.ndarray[Any, Any]
+Schema = dict[str, tuple[tuple[int, ...], str]]
+
+
+def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int) -> Schema:
+    """Shape and dtype of every field of a rollout: T = ``steps``, B = ``copies``."""
+    per_step = (steps, copies)
+    return {
+        "obs": ((steps + 1, copies, *spec.obs_shape), spec.obs_dtype),
+        "resets": ((steps + 1, copies), "bool"),
+        "actions": (per_step, "int64"),
+        "rewards": (per_step, "float32"),
+        "terminated": (per_step, "bool"),
+        "truncated": (per_step, "bool"),
+        "final_values": (per_step, "float32"),
+        "log_probs": (per_step, "float32"),
+        "state": ((copies, state_size), "float32"),
+    }
+
+
+class Slots:
+    """``count`` rollouts of one schema in shared memory, each a dict of arrays."""
+
+    def __init__(self, context: BaseContext, schema: Schema, count: int) -> None:
+        self.schema, self.count = schema, count
+        self._size = sum(self._bytes(*entry) for entry in schema.values())
+        self._raw = context.RawArray("b", self._size * count)
+
+    @staticmethod
+    def _bytes(shape: tuple[int, ...], dtype: str) -> int:
+        return -(-math.prod(shape) * np.dtype(dtype).itemsize // 64) * 64  # fields start on cache lines
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        """Views of slot ``index``; no copies."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"slot {index} of {self.count}")
+        offset, views = index * self._size, {}
+        for name, (shape, dtype) in self.schema.items():
+            count = math.prod(shape)
+            views[name] = np.frombuffer(self._raw, dtype, count, offset).reshape(shape)
+            offset += self._bytes(shape, dtype)
+        return views
+
+
+class SharedWeights:
+    """The newest weights of one agent, written by the learner and read by its workers.
+
+    A sequence counter guards them: odd while the learner writes, and a reader that saw it change reads again.
+    """
+
+    PATIENCE = 30.0  # seconds
+
+    def __init__(self, context: BaseContext, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self._raw = context.RawArray("f", sum(math.prod(s) for s in self.shapes.values()))
+        self._clock = context.RawArray("q", 2)  # sequence, policy version
+
+    def views(self) -> dict[str, Array]:
+        """The weights by name, in place."""
+        offset, views = 0, {}
+        for name, shape in self.shapes.items():
+            count = math.prod(shape)
+            views[name] = np.frombuffer(self._raw, np.float32, count, 4 * offset).reshape(shape)
+            offset += count
+        return views
+
+    def begin_write(self) -> None:
+        """To be called before the views are written."""
+        self._clock[0] += 1
+
+    def end_write(self, version: int) -> None:
+        """To be called after the views were written."""
+        self._clock[1] = version
+        self._clock[0] += 1
+
+    def read(self, out: Array) -> int:
+        """Copies all weights into the flat ``out`` and returns their version.
+
+        Raises:
+            RuntimeError: the learner never left the weights alone for long enough (it died while writing).
+        """
+        source = np.frombuffer(self._raw, np.float32)
+        deadline = time.monotonic() + self.PATIENCE
+        while time.monotonic() < deadline:
+            before = self._clock[0]
+            if before % 2 == 0:
+                np.copyto(out, source)
+                version = self._clock[1]
+                if self._clock[0] == before:
+                    return int(version)
+            time.sleep(0.0005)  # the learner may wait for this core
+        raise RuntimeError(f"the shared weights kept changing for {self.PATIENCE:g} s while they were read")

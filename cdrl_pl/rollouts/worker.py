@@ -1,0 +1,198 @@
+"""One worker process: plays B copies of one environment and hands over rollouts by slot index."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from enum import Enum
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from cdrl_pl.envs import EnvConfig, EnvSpec, make_game
+from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.rollouts.actor import LocalActor
+from cdrl_pl.rollouts.slots import SharedWeights, Slots
+from cdrl_pl.types import Episode
+
+Array = np.ndarray[Any, Any]
+
+
+class Command(Enum):
+    """What the pool asks of a worker."""
+
+    PLAY = "play"  # argument: the slot to fill
+    SNAPSHOT = "snapshot"
+    RESTORE = "restore"  # argument: a snapshot
+    CLOSE = "close"
+
+
+class Reply(Enum):
+    """What a worker answers."""
+
+    READY = "ready"
+    ROLLOUT = "rollout"
+    SNAPSHOT = "snapshot"
+    ERROR = "error"
+
+
+class Played(NamedTuple):
+    """The reply to PLAY."""
+
+    slot: int
+    policy_version: int
+    episodes: tuple[Episode, ...]
+    play_seconds: float
+    wait_seconds: float  # waiting for a free slot before it
+
+
+class Failure(NamedTuple):
+    """An exception in a worker, as text, since its class may not exist in the trainer."""
+
+    kind: str
+    text: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Everything a worker needs to know; sent to its process once."""
+
+    name: str
+    env: EnvConfig
+    spec: EnvSpec
+    network: NetworkConfig
+    steps: int  # T
+    copies: int  # B
+    bf16: bool
+    entropy: tuple[int, ...]  # of the SeedSequence of this worker's own randomness
+    slots: Slots = field(repr=False)
+    weights: SharedWeights = field(repr=False)
+
+
+class Player:
+    """B games, the policy that plays them, and where each stands between two rollouts."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config, copies = config, config.copies
+        *game_seeds, own = np.random.SeedSequence(config.entropy).spawn(copies + 1)
+        self._rng = np.random.Generator(np.random.PCG64(own))
+        self._games = [make_game(config.env, int(s.generate_state(1)[0])) for s in game_seeds]
+        self._actor = LocalActor(config.network, config.spec, config.weights, copies, self._rng, config.bf16)
+        self._obs = np.zeros((copies, *config.spec.obs_shape), config.spec.obs_dtype)
+        self._resets = np.ones(copies, bool)
+        self._return = np.zeros(copies)
+        self._length = np.zeros(copies, np.int64)
+        for game, out in zip(self._games, self._obs, strict=True):
+            game.reset(out)
+
+    def play(self, slot: dict[str, Array]) -> tuple[int, list[Episode]]:
+        """Fills the slot with T steps of every copy; returns the policy's version and the episodes that ended."""
+        version, episodes = self._actor.refresh(), []
+        slot["obs"][0], slot["resets"][0], slot["state"][:] = self._obs, self._resets, self._actor.state.numpy()
+        slot["final_values"].fill(0.0)
+        for t in range(self.config.steps):
+            actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t])
+            slot["actions"][t] = actions
+            following = slot["obs"][t + 1]
+            for b, action in enumerate(actions.tolist()):
+                outcome = self._games[b].step(action, following[b])
+                slot["rewards"][t, b], slot["terminated"][t, b], slot["truncated"][t, b] = outcome
+            self._length += 1
+            self._return += slot["rewards"][t]
+            self._check_finite(slot["rewards"][t], following)
+            episodes += self._restart_ended(slot, t)
+        self._obs[:], self._resets[:] = slot["obs"][-1], slot["resets"][-1]
+        return version, episodes
+
+    def _restart_ended(self, slot: dict[str, Array], t: int) -> list[Episode]:
+        truncated, following = slot["truncated"][t], slot["obs"][t + 1]
+        ended = slot["terminated"][t] | truncated
+        slot["resets"][t + 1] = ended
+        if not ended.any():
+            return []
+        cut = np.flatnonzero(truncated)
+        if len(cut):  # the last observations are valued before the new episode overwrites them
+            slot["final_values"][t, cut] = self._actor.values(following[cut], cut)
+        episodes = []
+        for b in np.flatnonzero(ended):
+            episodes.append(Episode(float(self._return[b]), int(self._length[b])))
+            self._return[b], self._length[b] = 0.0, 0
+            self._games[b].reset(following[b])
+        return episodes
+
+    def _check_finite(self, rewards: Array, obs: Array) -> None:
+        for what, values in (("reward", rewards), ("observation", obs)):
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                bad = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise FloatingPointError(f"{self.config.env.id} gave a {what} that is not finite (copy {bad})")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Where every copy stands, as plain numbers and arrays."""
+        return {
+            "games": [game.snapshot() for game in self._games],
+            "rng": self._rng.bit_generator.state,
+            "obs": self._obs.copy(),
+            "state": self._actor.state.numpy().copy(),
+            "resets": self._resets.copy(),
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Goes on from a snapshot of a worker of the same config."""
+        for game, saved, out in zip(self._games, snapshot["games"], self._obs, strict=True):
+            game.restore(saved, out)
+        self._obs[:] = snapshot["obs"]
+        self._rng.bit_generator.state = snapshot["rng"]
+        self._actor.state = torch.from_numpy(snapshot["state"].copy())
+        self._resets[:], self._return[:], self._length[:] = snapshot["resets"], snapshot["return"], snapshot["length"]
+
+    def close(self) -> None:
+        """Closes every game."""
+        for game in self._games:
+            game.close()
+
+
+def _die_with_the_trainer() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def worker_main(config: WorkerConfig, connection: Connection) -> None:
+    """The process: answers commands until told to close, or until the trainer is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
+    torch.set_num_threads(1)
+    try:
+        player = Player(config)
+        connection.send((Reply.READY, None))
+        while True:
+            waited = time.perf_counter()
+            command, argument = connection.recv()  # EOF when the trainer is gone
+            if command is Command.PLAY:
+                began = time.perf_counter()
+                version, episodes = player.play(config.slots[argument])
+                played = Played(argument, version, tuple(episodes), time.perf_counter() - began, began - waited)
+                connection.send((Reply.ROLLOUT, played))
+            elif command is Command.SNAPSHOT:
+                connection.send((Reply.SNAPSHOT, player.snapshot()))
+            elif command is Command.RESTORE:
+                player.restore(argument)
+            else:
+                player.close()
+                return
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:  # carried to the trainer, which raises it
+        connection.send((Reply.ERROR, Failure(type(error).__name__, str(error), traceback.format_exc())))

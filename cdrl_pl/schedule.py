@@ -1,0 +1,55 @@
+"""When a transfer teaches: pure functions of T, the student's own environment decisions (spec section 4, Algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NEVER = 2**63 - 1
+"""A T that no run reaches."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The three switches of a transfer, in decisions of the student over all workers and ranks (ints, exact).
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+
+    T1: int | None  # alignment training on; None: the alignment function needs no training
+    T2: int  # distillation on
+    stop: int | None = None  # both off again; None: never
+
+    def __post_init__(self) -> None:
+        for name in ("T1", "T2", "stop"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more decisions")
+        if self.T1 is not None and self.T2 < self.T1:
+            raise ValueError(f"T2 is {self.T2} but T1 is {self.T1}; distillation (T2) may not start before alignment (T1)")
+        if self.stop is not None and self.stop < self.T2:
+            raise ValueError(f"stop is {self.stop} but T2 is {self.T2}; stop must be T2 or more")
+
+
+def running(schedule: Schedule, env_steps: int) -> bool:
+    """Whether the transfer has not been stopped."""
+    return schedule.stop is None or env_steps < schedule.stop
+
+
+def aligns(schedule: Schedule, env_steps: int) -> bool:
+    """Whether the alignment network trains at T = ``env_steps``: T1 <= T < stop."""
+    return schedule.T1 is not None and env_steps >= schedule.T1 and running(schedule, env_steps)
+
+
+def distils(schedule: Schedule, env_steps: int) -> bool:
+    """Whether the student distils at T = ``env_steps``: T2 <= T < stop."""
+    return env_steps >= schedule.T2 and running(schedule, env_steps)
+
+
+def phase(schedule: Schedule, env_steps: int) -> str:
+    """A word for people: reinforce, align, distil or stopped."""
+    if not running(schedule, env_steps):
+        return "stopped"
+    if distils(schedule, env_steps):
+        return "distil"
+    return "align" if aligns(schedule, env_steps) else "reinforce"

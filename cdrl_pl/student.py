@@ -1,0 +1,112 @@
+"""The student: an agent that learns from its own rewards by A3C with GAE, and from what transfers teach it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from cdrl_pl import losses
+from cdrl_pl.envs import EnvConfig, describe
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.returns import gae
+from cdrl_pl.types import PolicyOutput, Rollout
+
+
+@dataclass
+class LearnerConfig:
+    """How a student learns from its own rewards (spec section 3).
+
+    Attributes:
+        lr: Adam's learning rate.
+        gamma: discount per decision.
+        lam: GAE's lambda.
+        value_coef: weight of (R - v)^2.
+        entropy_coef: weight of the entropy bonus, in reward per nat.
+        max_grad_norm: global-norm clip of the student's gradient.
+        batch_copies: environment copies per gradient step; null takes all copies of a rollout in one step.
+        clip_rewards: clip rewards to -1..1 in the learner; reported returns are always the game's own.
+        reinforce: learn from own rewards; false for a student that only distils (Figure 3a).
+    """
+
+    lr: float = 1e-4
+    gamma: float = 0.99
+    lam: float = 1.0
+    value_coef: float = 0.25
+    entropy_coef: float = 0.01
+    max_grad_norm: float = 40.0
+    batch_copies: int | None = None
+    clip_rewards: bool = False
+    reinforce: bool = True
+
+    def __post_init__(self) -> None:
+        for name, ok, allowed in (
+            ("lr", self.lr > 0, "above 0"),
+            ("gamma", 0 <= self.gamma <= 1, "from 0 to 1"),
+            ("lam", 0 <= self.lam <= 1, "from 0 to 1"),
+            ("value_coef", self.value_coef >= 0, "0 or more"),
+            ("entropy_coef", self.entropy_coef >= 0, "0 or more"),
+            ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
+            ("batch_copies", self.batch_copies is None or self.batch_copies >= 1, "1 or more, or null"),
+        ):
+            if not ok:
+                raise ValueError(f"learner.{name} is {getattr(self, name)}; it must be {allowed}")
+
+
+class A3CLosses(NamedTuple):
+    """Scalars, each with its gradient; ``total`` is what the student minimises."""
+
+    total: Tensor
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor
+
+
+class Student(pl.LightningModule):
+    """One agent in its own environment: network, learner settings and losses. The root module steps its optimizer.
+
+    Args:
+        env: the task. network: structure. learner: settings of the reinforcement loss.
+
+    Raises:
+        EnvError: the environment cannot be used. ValueError: the trunk cannot read its observations.
+    """
+
+    learns = True
+
+    def __init__(self, env: EnvConfig, network: NetworkConfig, learner: LearnerConfig) -> None:
+        super().__init__()
+        self.env, self.learner = env, learner
+        self.spec = describe(env)
+        self.network = PolicyNetwork(network, self.spec.obs_shape, self.spec.num_actions)
+
+    def forward(self, rollout: Rollout) -> PolicyOutput:
+        """The network over all T+1 rows of a rollout."""
+        output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
+        return output
+
+    def reinforcement_losses(
+        self, output: PolicyOutput, rollout: Rollout, time_limit: Literal["bootstrap", "terminal"] = "bootstrap"
+    ) -> A3CLosses:
+        """A3C with GAE over a rollout, summed over time, averaged over copies (Algorithm 1, lines 16-23).
+
+        Args:
+            output: of ``forward`` on this rollout, [T+1, B, ...].
+            time_limit: "bootstrap" from the value of the last observation, or as a "terminal" (the authors' program).
+        """
+        config, steps = self.learner, rollout.steps
+        rewards = rollout.rewards.clamp(-1.0, 1.0) if config.clip_rewards else rollout.rewards
+        terminated, truncated = rollout.terminated, rollout.truncated
+        if time_limit == "terminal":
+            terminated, truncated = terminated | truncated, truncated & False
+        advantages, returns = gae(
+            rewards, output.values.detach(), terminated, truncated, rollout.final_values, config.gamma, config.lam
+        )
+        logits = output.logits[:steps]
+        policy = losses.reduce(losses.policy_loss(logits, rollout.actions, advantages), "sum")
+        value = losses.reduce(losses.value_loss(output.values[:steps], returns), "sum")
+        entropy = losses.reduce(losses.entropy(logits), "sum")
+        total = policy + config.value_coef * value - config.entropy_coef * entropy
+        return A3CLosses(total, policy, value, entropy)

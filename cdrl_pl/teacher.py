@@ -1,0 +1,72 @@
+"""The teacher: reads the student's observations with a recurrent state of its own, and says what it would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cdrl_pl.certificate import load_certificate
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.types import PolicyOutput, Rollout
+
+
+class CertificatedAgent(pl.LightningModule):
+    """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
+
+    Raises:
+        CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
+    """
+
+    learns = False
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.certificate, weights = load_certificate(folder)
+        self.env, self.spec = self.certificate.env, self.certificate.spec
+        self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
+        self.network.load_state_dict(weights)
+        self.requires_grad_(False)
+
+    def forward(self, rollout: Rollout) -> PolicyOutput:
+        """The network over all T+1 rows of a rollout."""
+        with torch.no_grad():
+            output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
+        return output
+
+
+class Teacher(pl.LightningModule):
+    """One teacher of one student: a network (live or certificated), and its recurrent state per environment copy.
+
+    The state is the teacher's own: it starts at zero when the transfer starts, goes from rollout to rollout of the same
+    worker, and is zeroed wherever the student's episode begins. The teacher gets no gradient.
+    """
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        super().__init__()
+        self._networks = (network,)  # in a tuple: the agent owns the parameters, this module only reads them
+        self.memory: dict[int, Tensor] = {}  # worker -> [B, S]
+
+    @property
+    def network(self) -> PolicyNetwork:
+        """The teacher's network; a live one changes as its agent learns."""
+        return self._networks[0]
+
+    @torch.no_grad()
+    def advise(self, rollout: Rollout, feed_student_state: bool = False) -> Tensor:
+        """Logits [T, B, k_alpha] on the student's observations: what would the expert of alpha do here?
+
+        Args:
+            rollout: the student's. feed_student_state: start from the student's recurrent state instead of the
+                teacher's own (the authors' program).
+        """
+        steps = rollout.steps
+        state = rollout.state if feed_student_state else self.memory.get(rollout.worker)
+        if state is None or state.shape[0] != rollout.copies:
+            state = self.network.initial_state(rollout.copies)
+        output = self.network(rollout.obs[:steps], state.to(rollout.obs.device), rollout.resets[:steps])
+        self.memory[rollout.worker] = output.state
+        logits: Tensor = output.logits
+        return logits

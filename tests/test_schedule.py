@@ -1,0 +1,75 @@
+"""The phases of a transfer as functions of T: every boundary, exactly."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from cdrl_pl.schedule import NEVER, Schedule, aligns, distils, phase, running
+
+STEPS = st.integers(0, 2**40)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    """Any valid schedule."""
+    first, second, stop = sorted(draw(st.tuples(STEPS, STEPS, STEPS)))
+    return Schedule(draw(st.sampled_from([first, None])), second, draw(st.sampled_from([stop, None])))
+
+
+@given(schedules(), STEPS)
+def test_the_switches_follow_algorithm_1(schedule: Schedule, env_steps: int) -> None:
+    before_stop = schedule.stop is None or env_steps < schedule.stop
+    assert running(schedule, env_steps) == before_stop
+    assert distils(schedule, env_steps) == (env_steps >= schedule.T2 and before_stop)
+    assert aligns(schedule, env_steps) == (schedule.T1 is not None and env_steps >= schedule.T1 and before_stop)
+
+
+@given(schedules(), STEPS, STEPS)
+def test_phases_come_in_order(schedule: Schedule, one: int, other: int) -> None:
+    order = ["reinforce", "align", "distil", "stopped"]
+    assert order.index(phase(schedule, min(one, other))) <= order.index(phase(schedule, max(one, other)))
+
+
+# The int32 limit, and two numbers that a float32 counter cannot hold.
+@pytest.mark.parametrize("at", [0, 1, 4_000_000, 2**24 + 1, 2**31 - 3, 2**33])
+def test_fault_30_each_switch_turns_at_its_exact_step(at: int) -> None:
+    schedule = Schedule(T1=at, T2=at + 1, stop=at + 2)
+    around = [phase(schedule, t) for t in range(max(0, at - 1), at + 4)]
+    assert around == ["reinforce"] * (at > 0) + ["align", "distil", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize("env_steps", [0, 15_000_000, 2**33, NEVER - 1])
+def test_without_a_stop_distillation_never_ends(env_steps: int) -> None:
+    assert phase(Schedule(T1=0, T2=0), env_steps) == "distil"
+
+
+def test_a_transfer_that_is_told_never_does_not_start_in_any_run() -> None:
+    assert phase(Schedule(T1=NEVER, T2=NEVER), 2**62) == "reinforce"
+
+
+def test_an_alignment_that_needs_no_training_is_never_trained() -> None:
+    schedule = Schedule(T1=None, T2=10, stop=20)
+    assert not any(aligns(schedule, t) for t in range(30))
+    assert [phase(schedule, t) for t in (9, 10, 19, 20)] == ["reinforce", "distil", "distil", "stopped"]
+
+
+def test_all_switches_may_turn_at_once() -> None:
+    schedule = Schedule(T1=5, T2=5, stop=5)
+    assert [phase(schedule, t) for t in (4, 5)] == ["reinforce", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(T1=-1, T2=0), "T1 is -1"),
+        (dict(T1=None, T2=-2), "T2 is -2"),
+        (dict(T1=0, T2=0, stop=-3), "stop is -3"),
+        (dict(T1=6_000_000, T2=4_000_000), "T2 is 4000000 but T1 is 6000000"),
+        (dict(T1=1, T2=2**33, stop=2**33 - 1), "stop is 8589934591 but T2 is 8589934592"),
+    ],
+)
+def test_fault_28_an_impossible_schedule_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(**options)

@@ -1,0 +1,175 @@
+"""Toy environments of the tests, registered with Gymnasium by importing this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+from cdrl_pl.envs import EnvConfig, EnvSpec
+
+
+@dataclass
+class ToyConfig(EnvConfig):
+    """An EnvConfig whose unpickling in a worker process imports this module, and so registers the toys there."""
+
+
+COUNTING_SPEC = EnvSpec((3,), "float32", ("0", "1", "2"))
+
+
+class CountingEnv(gym.Env):
+    """Everything is known: the observation is [episode, step, last action], the reward episode + action / 4.
+
+    Episode k (from 1) takes 2 + k % 4 steps; it is terminated where k is even, truncated where k is odd.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = Discrete(3)
+
+    def __init__(self) -> None:
+        self.episode = self.total = 0
+
+    def _obs(self, action: int) -> np.ndarray:
+        return np.array([self.episode, self.t, action], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        return self._obs(-1), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t, self.total = self.t + 1, self.total + 1
+        ended, odd = self.t == 2 + self.episode % 4, self.episode % 2 == 1
+        return self._obs(int(action)), self.episode + 0.25 * int(action), ended and not odd, ended and odd, {}
+
+
+class OddError(Exception):
+    """Cannot be rebuilt from its arguments, so it cannot be pickled."""
+
+    def __init__(self, *, code: int, hint: str) -> None:
+        super().__init__(f"code {code}: {hint}")
+
+
+class RaisingEnv(CountingEnv):
+    """Raises in its constructor, in reset, or in its third step."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self._raise_in("init")
+
+    def _raise_in(self, where: str) -> None:
+        if where == self.where:
+            raise OddError(code=7, hint=f"the toy broke in {where}")
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        self._raise_in("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.total == 2:
+            self._raise_in("step")
+        return super().step(action)
+
+
+class KillingEnv(CountingEnv):
+    """SIGKILLs its process in its third step: once, by whoever makes the marker file first, or always (no marker)."""
+
+    def __init__(self, marker: str = "") -> None:
+        super().__init__()
+        self.marker = marker
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.total == 2 and self._first():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+    def _first(self) -> bool:
+        try:
+            if self.marker:
+                os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+
+class HangingEnv(CountingEnv):
+    """Hangs for good in its third step, after writing its process id to the named pipe, where there is one."""
+
+    def __init__(self, pipe: str = "") -> None:
+        super().__init__()
+        self.pipe = pipe
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.total == 2:
+            if self.pipe:
+                with open(self.pipe, "w") as pipe:
+                    pipe.write(f"{os.getpid()}\n")
+            threading.Event().wait()
+        return super().step(action)
+
+
+class NotFiniteEnv(CountingEnv):
+    """Gives ``value`` as the reward or in the observation of its seventh step, or in the observation of a reset."""
+
+    def __init__(self, where: str, value: float) -> None:
+        super().__init__()
+        self.where, self.value = where, value
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        obs, info = super().reset(**kwargs)
+        if self.where == "reset" and self.episode == 2:
+            obs[1] = self.value
+        return obs, info
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        obs, reward, *rest = super().step(action)
+        if self.total == 7 and self.where == "reward":
+            reward = self.value
+        if self.total == 7 and self.where == "observation":
+            obs[1] = self.value
+        return obs, reward, *rest
+
+
+class OffsetEnv(CountingEnv):
+    """Its actions are 5, 6 and 7, and its one step ends the episode in both ways at once."""
+
+    action_space = Discrete(3, start=5)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return super().step(action)[0], 0.0, True, True, {}
+
+
+class DictEnv(CountingEnv):
+    """Observations that the agents cannot read."""
+
+    observation_space = Dict({"position": Box(-1, 1, (2,), np.float32)})
+
+
+class ImageEnv(CountingEnv):
+    """Images of one colour: red 200, green 100, blue 50, in the lower half of the picture black."""
+
+    def __init__(self, shape: tuple[int, ...] = (60, 60, 3)) -> None:
+        super().__init__()
+        self.observation_space = Box(0, 255, shape, np.uint8)
+
+    def _obs(self, action: int) -> np.ndarray:
+        image = np.empty(self.observation_space.shape, np.uint8)
+        image[...] = (200, 100, 50)
+        image[30:] = 0
+        return image
+
+
+for name in ("Counting", "Raising", "Killing", "Hanging", "NotFinite", "Offset", "Dict", "Image"):
+    gym.register(f"{name}Toy-v0", f"toy_envs:{name}Env", disable_env_checker=True)
+
+
+def toy(name: str, max_episode_steps: int | None = None, **kwargs: Any) -> ToyConfig:
+    """The config of a toy: toy("Raising", where="step")."""
+    return ToyConfig(f"{name}Toy-v0", max_episode_steps=max_episode_steps, kwargs=kwargs)
