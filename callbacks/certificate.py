@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import is_atari, resolve
 from cdrl_pl.evaluation import evaluate
 
-log = logging.getLogger(__name__)
-
 
 class CertificatedTeacher(pl.Callback):
-    """Stores an agent once its mean return over the last episodes passes a threshold, with a score of its frozen policy.
+    """Stores an agent once its mean return over the last episodes passes a threshold, with its frozen policy's score.
 
-    Writes ``weights.safetensors`` and ``certificate.json`` to ``folder`` below the run folder. The evaluation is on fresh
-    environments with their own seeds, sampled and greedy; its scores are written whatever they are.
+    Writes ``weights.safetensors`` and ``certificate.json`` to ``folder`` below the run folder. The evaluation is on
+    fresh environments with their own seeds, sampled and greedy; the scores are written whatever they are.
 
     Args:
         agent: name of a learning agent. threshold: mean return over the last ``window`` episodes.
@@ -88,7 +86,7 @@ class CertificatedTeacher(pl.Callback):
                 env = replace(env, noop_max=self.noop_max)
             frozen = copy.deepcopy(agent.network).eval()
             seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
-            log.info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
+            rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
             scores = {
                 "greedy" if greedy else "sampled": evaluate(
                     frozen, env, self.episodes, greedy, seed, interrupted=lambda: trainer.received_sigterm
@@ -103,7 +101,9 @@ class CertificatedTeacher(pl.Callback):
                 "mean_return": mean,
             }
             save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
-            log.info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
+            rank_zero_info(
+                "stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean
+            )
         trainer.strategy.barrier("certificated")
         if self.stop:
             trainer.should_stop = True

@@ -15,7 +15,7 @@ from cdrl_pl.collaboration import Collaboration
 
 
 class Progress(pl.Callback):
-    """One panel: decisions of T_max, speed, time left, phases, returns, losses, workers. A line per log on a plain output.
+    """One panel: decisions of T_max, speed, time left, phases, returns, losses, workers; on a plain output, lines.
 
     Args:
         refresh: redraws per second on a terminal.
@@ -28,8 +28,10 @@ class Progress(pl.Callback):
         self._live: Live | None = None
         self._console = Console(stderr=True)
         self._drawn, self._line = 0.0, -1.0
+        self._began: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.monotonic()
         if trainer.is_global_zero and self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
@@ -41,13 +43,18 @@ class Progress(pl.Callback):
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
+        if self._began is not None:
+            self._console.print(
+                f"first update {now - self._began:.1f} s after training began", highlight=False, soft_wrap=True
+            )
+            self._began = None
         if self._live is not None:
             if now - self._drawn >= 1 / self.refresh:
                 self._drawn = now
                 self._live.update(render(pl_module), refresh=True)
         elif pl_module.latest.get("env_steps", -1.0) != self._line and now - self._drawn >= 5.0:
             self._drawn, self._line = now, pl_module.latest.get("env_steps", -1.0)
-            self._console.print(summary(pl_module), highlight=False)
+            self._console.print(summary(pl_module), highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         if self._live is not None:

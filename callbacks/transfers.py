@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.schedule import aligns, distils
 from cdrl_pl.transfer import Transfer
-
-log = logging.getLogger(__name__)
 
 
 class _Switch(pl.Callback):
@@ -26,7 +24,9 @@ class _Switch(pl.Callback):
         """Whether the flag is on at T; a pure function of the schedule."""
         raise NotImplementedError
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         assert isinstance(pl_module, Collaboration)
         for transfer in pl_module.transfers:
             assert isinstance(transfer, Transfer)
@@ -35,7 +35,7 @@ class _Switch(pl.Callback):
             changes = self.switched.setdefault(transfer.name, [])
             if on != bool(len(changes) % 2):
                 changes.append(env_steps)
-                log.info("%s %s of %s at T = %d", self.what, "on" if on else "off", transfer.name, env_steps)
+                rank_zero_info("%s %s of %s at T = %d", self.what, "on" if on else "off", transfer.name, env_steps)
             setattr(transfer, self.what, on)
 
     def state_dict(self) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
     try:
         content = json.loads(record)
         if content.get("format") != FORMAT:
-            raise CertificateError(f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read")
+            raise CertificateError(
+                f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read"
+            )
         certificate = Certificate(
             env=_record(EnvConfig, content["env"]),
             spec=_record(EnvSpec, content["spec"]),
@@ -122,12 +124,14 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
     except CertificateError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CertificateError(f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}") from None
+        raise CertificateError(
+            f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}"
+        ) from None
     weights = _read(folder / WEIGHTS)
     found = hashlib.sha256(weights).hexdigest()
     if found != certificate.sha256:
         raise CertificateError(
-            f"{folder / WEIGHTS} has SHA-256 {found}, the certificate says {certificate.sha256}; it was changed or damaged"
+            f"{folder / WEIGHTS} has SHA-256 {found}, the certificate says {certificate.sha256}: changed or damaged"
         )
     _check_shapes(folder / WEIGHTS, certificate)
     return certificate, load_tensors(weights)
@@ -155,15 +159,19 @@ def _check_shapes(path: Path, certificate: Certificate) -> None:
     """Compares names, shapes and types before anything of their size is allocated."""
     spec = certificate.spec
     if math.prod(spec.obs_shape) > 2**24 or spec.num_actions > 2**16 or spec.num_actions < 1:
-        raise CertificateError(f"{path.parent / CERTIFICATE}: observations {spec.obs_shape} with {spec.num_actions} actions")
+        raise CertificateError(
+            f"{path.parent / CERTIFICATE}: observations {spec.obs_shape} with {spec.num_actions} actions"
+        )
     with torch.device("meta"):
         expected = PolicyNetwork(certificate.network, spec.obs_shape, spec.num_actions).state_dict()
     try:
         with safe_open(path, "pt") as file:
-            found = {k: (tuple(file.get_slice(k).get_shape()), file.get_slice(k).get_dtype()) for k in file.keys()}
+            found = {k: (tuple(file.get_slice(k).get_shape()), file.get_slice(k).get_dtype()) for k in file.keys()}  # noqa: SIM118 - it is no dict
     except SafetensorError as error:
         raise CertificateError(f"{path} is not a safetensors file: {error}") from None
     wanted = {k: (tuple(v.shape), "F32") for k, v in expected.items()}
     if found != wanted:
         wrong = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-        raise CertificateError(f"{path} does not hold the network that the certificate names; different: {', '.join(wrong)}")
+        raise CertificateError(
+            f"{path} does not hold the network that the certificate names; different: {', '.join(wrong)}"
+        )

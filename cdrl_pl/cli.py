@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import os
 import re
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
 
+PROGRAM = "python -m cdrl_pl"
 SHORT = {
     "--T1": "--model.T1",
     "--T2": "--model.T2",
@@ -27,15 +35,19 @@ SHORT = {
     "--precision": "--trainer.precision",
     "--devices": "--trainer.devices",
 }
-# Warnings that are about other uses of Lightning than this one.
+# Warnings and notes that are about other uses of Lightning than this one.
 QUIET = [
-    "Experiment logs directory .* exists and is not empty",  # TensorBoard's files; the folder is this run's own
+    "Experiment logs directory .* exists and is not empty",  # the folder was made for this run, or named by its config
     "Total length of `Jobs` across ranks is zero",
     ".*isinstance.treespec, LeafSpec.. is deprecated",
     "`weights_only` was not set",
     "You are trying to `self.log\\(\\)`",
 ]
+QUIET_NOTES = ("Seed set to", "`weights_only` was not set", "GPU available: False", "TPU available: False", "litlogger")
 RUN_VERSION = "CDRL_PL_RUN_VERSION"  # tells the processes that a strategy launches which run folder it is
+DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
+# Functions in which the run is under way: what goes wrong inside them is no mistake of the command line.
+UNDER_WAY = {"training_step", "validation_step", "predict_step", "on_train_batch_start", "on_train_batch_end"}
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -47,53 +59,109 @@ def expand(arguments: list[str]) -> list[str]:
     return expanded
 
 
+def refuse(message: str) -> NoReturn:
+    """Says what is wrong and where to look, and ends with exit code 2."""
+    command = next((word for word in sys.argv[1:] if word in LightningCLI.subcommands()), "fit")
+    sys.stderr.write(f"error: {message}\n{PROGRAM} {command} --help lists every option\n")
+    raise SystemExit(2)
+
+
 class _Parser(LightningArgumentParser):
-    """Says which option was probably meant."""
+    """Says in a few lines what is wrong, and which option was probably meant."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        known = sorted(set(_leaves(self)) | set(SHORT))
-        hints = []
-        for wrong in _unknown(message):
-            near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-            if not near:  # compare the last part alone
-                tails = {name.split(".")[-1]: name for name in known}
-                close = difflib.get_close_matches(wrong.split(".")[-1].lstrip("-"), tails, n=1, cutoff=0.5)
-                near = [tails[close[0]]] if close else []
-            if near:
-                hints.append(f"{wrong}: did you mean {near[0]}?")
-        super().error("\n".join([*dict.fromkeys(hints), message]), ex)
-        raise AssertionError("the parser's error() returned")
+        message = _explain(self, message)
+        if not self.exit_on_error or os.environ.get(DEBUG):
+            super().error(message, ex)  # a part of a config: the whole one's parser gets this message
+        refuse(_shorten(message))
 
 
-def _unknown(message: str) -> list[str]:
-    found = re.findall(r"Option '([\w.]+)' is not accepted", message)
-    found += re.findall(r"Group '[\w.]*' does not accept option '([\w.]+)'", message)
-    found += re.findall(r"Key '([\w.]+)' is not expected", message)
-    found += re.findall(r"key='([\w.]+)'", message)
-    for group in re.findall(r"[Uu]nrecognized arguments: ([^\n]+)", message):
-        found += [word.split("=")[0] for word in group.split() if word.startswith("-")]
-    return found
+UNKNOWN = re.compile(
+    r"Subcommand '(?P<command>\w+)' does not accept option '(?P<a>[\w.]+)'"
+    r"|Group '(?P<group>[\w.]*)' does not accept option '(?P<b>[\w.]+)'"
+    r"|Option '(?P<c>[\w.]+)' is not accepted"
+    r"|unrecognized arguments: (?P<d>.+)"
+    r"|module '(?P<module>[\w.]+)' has no attribute '(?P<e>\w+)'"
+)
 
 
-def _leaves(parser: Any) -> list[str]:
-    """Every option of the parser and of its subcommands, spelled as a user types it."""
-    names = []
-    for action in parser._actions:
-        names += [o for o in action.option_strings if o.startswith("--")]
-        for choice in (getattr(action, "choices", None) or {}) if isinstance(getattr(action, "choices", None), dict) else ():
-            names += _leaves(action.choices[choice])
-    from dataclasses import fields
+def _explain(parser: Any, message: str) -> str:
+    """``message`` with what it says of unknown names put plainly, beside the nearest of those that ``parser`` knows."""
+    return UNKNOWN.sub(lambda match: "; ".join(_suggestions(parser, match)), message)
 
-    from cdrl_pl.alignment import AlignmentConfig
-    from cdrl_pl.collaboration import AgentConfig
-    from cdrl_pl.envs import EnvConfig
-    from cdrl_pl.networks import NetworkConfig
-    from cdrl_pl.student import LearnerConfig
-    from cdrl_pl.transfer import TransferConfig
 
-    for record in (AgentConfig, EnvConfig, NetworkConfig, LearnerConfig, TransferConfig, AlignmentConfig):
-        names += [f.name for f in fields(record)]
-    return names
+def _suggestions(parser: Any, match: re.Match[str]) -> Iterator[str]:
+    if match["module"]:
+        known = [name for name in dir(importlib.import_module(match["module"])) if name[:1].isupper()]
+        yield f"there is no {match['module']}.{match['e']}{_nearest(match['e'], known)}"
+    elif match["d"]:
+        known = [*SHORT, *_options(parser)]
+        for word in match["d"].split():
+            if word.startswith("-"):
+                yield f"there is no option {word.partition('=')[0]}{_nearest(word.partition('=')[0], known)}"
+        if not match["d"].startswith("-"):
+            yield f"{match['d'].split()[0]!r} belongs to no option"
+    else:
+        if match["command"]:
+            parser = parser._subcommands_action.choices[match["command"]]
+        wrong = match["a"] or match["c"] or ".".join(filter(None, (match["group"], match["b"])))
+        yield f"there is no option {wrong}{_nearest(wrong, [name[2:] for name in _options(parser)])}"
+
+
+def _options(parser: Any) -> list[str]:
+    names = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    if "--data.pool" in names:
+        names += SHORT.values()  # options within a group that the parser reads as one value
+    return sorted(
+        {name for name in names if not name.endswith(".help")} - {"--help", "--print_config", "--print_shtab"}
+    )
+
+
+def _nearest(wrong: str, known: list[str]) -> str:
+    """``"; did you mean X?"``, X being the nearest as a whole, by its first parts, or by its last part; or nothing."""
+    parts = wrong.split(".")
+    for end in range(len(parts), 0, -1):
+        if near := difflib.get_close_matches(".".join(parts[:end]), known, n=1, cutoff=0.7):
+            return f"; did you mean {near[0]}?"
+    tails = {name.split(".")[-1]: name for name in known}
+    if near := difflib.get_close_matches(parts[-1].lstrip("-"), tails, n=1, cutoff=0.5):
+        return f"; did you mean {tails[near[0]]}?"
+    return ""
+
+
+NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
+    r"|(- )?Not a valid subclass of |Subclass types expect one of|- a (class path|dict) |- a dict|Given value type:"
+    r"|Given value: [\[{]|(- )?Problem with given class_path 'cdrl_pl\."
+)
+
+
+def _shorten(message: str) -> str:
+    """The parser's nested report without its scaffolding: one line ``where: what``."""
+    lines = [line.strip() for line in message.splitlines()]
+    kept = [line.removeprefix("- ") for line in lines if line and not NOISE.match(line)]
+    if not kept:
+        return message
+    text = " ".join(line if line.endswith((":", ".", "?")) else f"{line};" for line in kept).rstrip(";")
+    text = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", text)
+    text = re.sub(r"Problem with given class_path '([^']+)':", r"\1:", text)
+    text = re.sub(r"a <class '([\w.]+)'>", r"\1", text)
+    text = re.sub(r"a typing\.Literal\[([^\]]+)\]", r"one of \1", text)
+    if "are required: fit.model.agents" in text.replace(sys.argv[1] if len(sys.argv) > 1 else "", "fit"):
+        text = "a config must name the agents; give one with --config, such as configs/quickstart.yaml"
+    return text
+
+
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """Wrong settings, found while everything is built and before anything runs, end the program with one paragraph."""
+    try:
+        yield
+    except (ValueError, OSError, MisconfigurationException) as error:
+        under_way = any(frame.name in UNDER_WAY for frame in traceback.extract_tb(error.__traceback__))
+        if under_way or os.environ.get(DEBUG):
+            raise
+        refuse(str(error))
 
 
 class CLI(LightningCLI):
@@ -104,6 +172,7 @@ class CLI(LightningCLI):
             Collaboration,
             RolloutDataModule,
             parser_class=_Parser,
+            parser_kwargs={"prog": PROGRAM},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             trainer_defaults={
@@ -121,35 +190,67 @@ class CLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Flags given beside a checkpoint hold: nothing is taken from its hyper-parameters."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and not Path(path).is_file():
+            refuse(f"ckpt_path is {path!r}, which is no file")
 
-    def before_instantiate_classes(self) -> None:
-        """TensorBoard and CSV, both in one run folder below ``default_root_dir``, unless the config names loggers."""
-        trainer = self.config[self.subcommand].trainer
-        if trainer.logger not in (None, True):
-            return
-        root = trainer.default_root_dir
-        version = os.environ.setdefault(RUN_VERSION, next_version(Path(root)))
-        where = {"save_dir": root, "name": "", "version": version}
-        trainer.logger = [
-            {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": where},
-            {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {**where, "flush_logs_every_n_steps": 1}},
-        ]
+    def instantiate_classes(self) -> None:
+        """As Lightning's, but what a constructor refuses is said without a traceback."""
+        with clean_errors():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Logs to TensorBoard and CSV, in one new run folder below ``default_root_dir``, unless the config names loggers.
+
+        The saved config does not name them, so that a run started from it gets a folder of its own.
+        """
+        settings = self.config_init[self.subcommand].trainer
+        if settings.logger in (None, True):
+            root = settings.default_root_dir
+            version = os.environ.get(RUN_VERSION) or new_version(Path(root))
+            os.environ[RUN_VERSION] = version
+            where = {"save_dir": root, "name": "", "version": version}
+            kwargs["logger"] = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with clean_errors():
+            super()._run_subcommand(subcommand)
 
 
-def next_version(root: Path) -> str:
-    """The first free ``version_N`` below ``root``."""
-    taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
-    return f"version_{max(taken, default=-1) + 1}"
+def new_version(root: Path) -> str:
+    """Makes and names the first free ``version_N`` below ``root``; two runs that start together get two folders."""
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
+        name = f"version_{max(taken, default=-1) + 1}"
+        try:
+            (root / name).mkdir()
+        except FileExistsError:
+            continue
+        return name
+
+
+class _Quiet(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(note in record.getMessage() for note in QUIET_NOTES)
 
 
 def run(arguments: list[str]) -> None:
     """Runs one command line.
 
     Raises:
-        SystemExit: 2 where an option or its value is wrong, with the reason on the standard error.
+        SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
+            was ended by SIGTERM.
     """
     sys.argv[1:] = expand(arguments)
     logging.getLogger("callbacks").setLevel(logging.INFO)
     for noise in QUIET:
         warnings.filterwarnings("ignore", message=noise)
-    CLI()
+    for name in ("lightning_fabric", "pytorch_lightning"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_Quiet())
+    try:
+        CLI()
+    except SIGTERMException:
+        raise SystemExit(143) from None

@@ -112,10 +112,10 @@ class Collaboration(pl.LightningModule):
         )
         if not self.playing:
             raise ValueError("model.agents: every agent is certificated and none is taught; nothing would be trained")
-        self.env_steps: dict[str, int] = {name: 0 for name in self.playing}
+        self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
         self.episodes: dict[str, deque[Episode]] = {name: deque(maxlen=window) for name in self.playing}
-        self.num_episodes: dict[str, int] = {name: 0 for name in self.playing}
+        self.num_episodes: dict[str, int] = dict.fromkeys(self.playing, 0)
         self._new_episodes: dict[str, list[Episode]] = {name: [] for name in self.playing}
         self.latest: dict[str, float] = {}  # the last log line
         self.meter = Meter()
@@ -132,7 +132,9 @@ class Collaboration(pl.LightningModule):
                         f"transfers[{i}].{end} is {getattr(transfer, end)!r}; it must be one of {', '.join(agents)}"
                     )
             if transfer.name in seen:
-                raise ValueError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
+                raise ValueError(
+                    f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed"
+                )
             seen.add(transfer.name)
 
     # The graph
@@ -282,7 +284,7 @@ class Collaboration(pl.LightningModule):
         self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
-        """Both KLs per step, measured alike whatever is trained and however it is reduced; and what the teacher says."""
+        """Both KLs per step, measured alike whatever is trained and however reduced; and what the teacher says."""
         steps, name = len(advice), transfer.name
         layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
         self.meter.add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
@@ -308,7 +310,9 @@ class Collaboration(pl.LightningModule):
         line["decisions_per_second"] = (self.clock - self._logged_at) * len(self.env_steps) / seconds
         line["seconds"] = seconds
         line.update(self.meter.flush())
-        statistics: Callable[[], dict[str, float]] = getattr(getattr(self.trainer, "datamodule", None), "statistics", dict)
+        statistics: Callable[[], dict[str, float]] = getattr(
+            getattr(self.trainer, "datamodule", None), "statistics", dict
+        )
         line.update(statistics())
         self.latest = line
         self._logged_at, self._logged_time = self.clock, now
@@ -336,7 +340,12 @@ class Collaboration(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         env = replace(agent.env, noop_max=data.noop_max) if agent.spec.obs_dtype == "uint8" else agent.env
         return evaluate(
-            agent.network, env, episodes, greedy, data.resolved_seed(), interrupted=lambda: self.trainer.received_sigterm
+            agent.network,
+            env,
+            episodes,
+            greedy,
+            data.resolved_seed(),
+            interrupted=lambda: self.trainer.received_sigterm,
         )
 
     def validation_step(self, batch: tuple[str, bool, int], batch_idx: int) -> None:

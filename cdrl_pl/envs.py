@@ -88,8 +88,18 @@ class Game(Protocol):
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's environments, in today's terms (spec section 5).
-    "Pong-2017": dict(id="ALE/Pong-v5", frame_skip=4, repeat_action_probability=0.0, max_episode_steps=100_000),
-    "Bowling-2017": dict(id="ALE/Bowling-v5", frame_skip=(2, 4), repeat_action_probability=0.25, max_episode_steps=10_000),
+    "Pong-2017": {
+        "id": "ALE/Pong-v5",
+        "frame_skip": 4,
+        "repeat_action_probability": 0.0,
+        "max_episode_steps": 100_000,
+    },
+    "Bowling-2017": {
+        "id": "ALE/Bowling-v5",
+        "frame_skip": (2, 4),
+        "repeat_action_probability": 0.25,
+        "max_episode_steps": 10_000,
+    },
 }
 ATARI_CROP = (34, 194)
 
@@ -137,10 +147,14 @@ def resolve(config: EnvConfig) -> EnvConfig:
     if not is_atari(merged):
         for option in ("frame_skip", "repeat_action_probability"):
             if getattr(merged, option) is not None:
-                raise EnvError(f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out")
+                raise EnvError(
+                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
+                )
         for option in ("full_action_space", "noop_max"):
             if getattr(merged, option):
-                raise EnvError(f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out")
+                raise EnvError(
+                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
+                )
         return merged
     if merged.kwargs:
         raise EnvError(f"env.kwargs is {merged.kwargs!r}; Atari games take the named options instead")
@@ -167,7 +181,9 @@ def resolve(config: EnvConfig) -> EnvConfig:
 def is_atari(config: EnvConfig) -> bool:
     """Whether the lean emulator path plays this (resolved) config."""
     spec = _registry().get(config.id)
-    return spec is not None and spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type", "rgb") == "rgb"
+    return (
+        spec is not None and spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type", "rgb") == "rgb"
+    )
 
 
 def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:
@@ -292,13 +308,17 @@ class GymGame:
         if not isinstance(actions, Discrete):
             raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
         if not isinstance(space, Box):
-            raise EnvError(f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read")
+            raise EnvError(
+                f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read"
+            )
         self._first = int(actions.start)
         count = int(actions.n)
         names = getattr(self._env.unwrapped, "get_action_meanings", lambda: [str(i) for i in range(count)])()
         self._image = len(space.shape) >= 2 and space.dtype == np.uint8
         if self._image and not (len(space.shape) == 2 or space.shape[-1] in (1, 3)):
-            raise EnvError(f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1] and [H, W, 3] can be read")
+            raise EnvError(
+                f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
+            )
         size = config.image_size
         shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
         self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(names))
@@ -312,7 +332,11 @@ class GymGame:
             return
         import cv2
 
-        grey = cv2.cvtColor(obs, cv2.COLOR_RGB2GRAY) if obs.ndim == 3 and obs.shape[-1] == 3 else obs.reshape(obs.shape[:2])
+        grey = (
+            cv2.cvtColor(obs, cv2.COLOR_RGB2GRAY)
+            if obs.ndim == 3 and obs.shape[-1] == 3
+            else obs.reshape(obs.shape[:2])
+        )
         _resize(grey, self.config.crop, out)
 
     def _begin(self, out: Array) -> None:

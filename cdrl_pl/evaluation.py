@@ -116,7 +116,9 @@ def record(network: PolicyNetwork, env: EnvConfig, greedy: bool = False, seed: i
     state, reset, total, frames = network.initial_state(1, device), True, 0.0, [game.render().copy()]
     for _ in range(max_steps):
         with torch.inference_mode():
-            logits, _, state = network.act(torch.from_numpy(obs).to(device), state, torch.tensor([reset], device=device))
+            logits, _, state = network.act(
+                torch.from_numpy(obs).to(device), state, torch.tensor([reset], device=device)
+            )
         values = logits.float().cpu().numpy()
         action = int(values.argmax(-1)[0] if greedy else sample(values, rng)[0][0])
         reward, terminated, truncated = game.step(action, obs[0])

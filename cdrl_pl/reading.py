@@ -12,7 +12,7 @@ class Reading:
 
     Attributes:
         activation: of the alignment network's hidden layers.
-        alignment_kl: "forward" is KL(student policy || F(teacher)) (Algorithm 1, line 27), "reverse" the other way round.
+        alignment_kl: "forward" is KL(student policy || F(teacher)) (Algorithm 1, line 27), "reverse" the opposite.
         use_temperature: whether tau divides the targets; the program has tau = 1 everywhere.
         kl_reduction: of both KLs over time; the reinforcement losses are sums in both readings.
         teacher_state: the teacher's "own" recurrent state, or the "student" state fed to the teacher.

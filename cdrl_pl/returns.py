@@ -45,7 +45,9 @@ def gae(
         raise ValueError(f"values must have shape {(steps + 1, copies)}, got {tuple(values.shape)}")
     for name, tensor in (("terminated", terminated), ("truncated", truncated), ("final_values", final_values)):
         if tensor.shape != rewards.shape:
-            raise ValueError(f"{name} must have the shape of rewards, {tuple(rewards.shape)}, got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name} must have the shape of rewards, {tuple(rewards.shape)}, got {tuple(tensor.shape)}"
+            )
     with torch.no_grad():
         following = next_values(values, terminated, truncated, final_values)
         goes_on = (~(terminated | truncated)).to(values.dtype)

@@ -1,4 +1,4 @@
-"""When a transfer teaches: pure functions of T, the student's own environment decisions (spec section 4, Algorithm 1)."""
+"""When a transfer teaches: pure functions of T, the student's own environment decisions (paper Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Schedule:
             if value is not None and value < 0:
                 raise ValueError(f"{name} is {value}; it must be 0 or more decisions")
         if self.T1 is not None and self.T2 < self.T1:
-            raise ValueError(f"T2 is {self.T2} but T1 is {self.T1}; distillation (T2) may not start before alignment (T1)")
+            raise ValueError(
+                f"T2 is {self.T2} but T1 is {self.T1}; distillation (T2) may not start before alignment (T1)"
+            )
         if self.stop is not None and self.stop < self.T2:
             raise ValueError(f"stop is {self.stop} but T2 is {self.T2}; stop must be T2 or more")
 

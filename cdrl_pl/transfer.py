@@ -68,7 +68,9 @@ class Transfer(nn.Module):
         ValueError: ends that do not fit together, naming both.
     """
 
-    def __init__(self, config: TransferConfig, teacher: PolicyNetwork, student: PolicyNetwork, reading: Reading) -> None:
+    def __init__(
+        self, config: TransferConfig, teacher: PolicyNetwork, student: PolicyNetwork, reading: Reading
+    ) -> None:
         super().__init__()
         self.config, self.reading, self.name = config, reading, config.name
         if config.temperature <= 0:

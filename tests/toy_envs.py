@@ -1,4 +1,4 @@
-"""Toy environments of the tests, registered with Gymnasium by importing this module."""
+"""Toy environments, registered with Gymnasium by importing this module, and the small network that plays them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 
 
 @dataclass
@@ -21,6 +23,7 @@ class ToyConfig(EnvConfig):
 
 
 COUNTING_SPEC = EnvSpec((3,), "float32", ("0", "1", "2"))
+SMALL = NetworkConfig(trunk="mlp", depth=1, hidden=8, lstm=4)
 
 
 class CountingEnv(gym.Env):
@@ -173,3 +176,14 @@ for name in ("Counting", "Raising", "Killing", "Hanging", "NotFinite", "Offset",
 def toy(name: str, max_episode_steps: int | None = None, **kwargs: Any) -> ToyConfig:
     """The config of a toy: toy("Raising", where="step")."""
     return ToyConfig(f"{name}Toy-v0", max_episode_steps=max_episode_steps, kwargs=kwargs)
+
+
+def make_network(seed: int = 0, spec: EnvSpec = COUNTING_SPEC, config: NetworkConfig = SMALL) -> PolicyNetwork:
+    """A policy network whose logits and values are far enough from 0 to tell networks apart."""
+    torch.manual_seed(seed)
+    network = PolicyNetwork(config, spec.obs_shape, spec.num_actions)
+    with torch.no_grad():
+        for head in (network.policy_head, network.value_head, network.distill_head):
+            head.weight.mul_(20.0)
+            head.bias.normal_()
+    return network

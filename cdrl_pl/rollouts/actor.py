@@ -34,7 +34,7 @@ class Actor(Protocol):
 class LocalActor:
     """A copy of the policy inside the worker, on one thread.
 
-    Measured against batched inference beside the learner (see docs/performance.md): playing needs no hand-over per step.
+    Chosen over batched inference beside the learner by measurement (docs/performance.md): no hand-over per step.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import Any
@@ -122,7 +123,9 @@ class Pool:
         self._held: list[tuple[int, int]] = []  # worker index and slot of the rollouts the learner has
         self._resume: dict[str, Any] | None = None
         self.version = 0
-        self.epoch = 0  # times this stream was resumed with new episodes; part of every seed, so that no seed plays twice
+        self.epoch = (
+            0  # times this stream was resumed with new episodes; part of every seed, so that no seed plays twice
+        )
         self.restarts = 0
         self.waited = 0.0  # seconds the learner waited for rollouts
         self.worker_waited = 0.0  # seconds the workers waited for a free slot
@@ -149,10 +152,8 @@ class Pool:
     def close(self) -> None:
         """Ends every worker within a bounded time. Idempotent."""
         for worker in self._workers:
-            try:
+            with suppress(OSError, ValueError):  # it is gone already
                 worker.connection.send((Command.CLOSE, None))
-            except (OSError, ValueError):
-                pass  # it is gone already
         deadline = time.monotonic() + 2.0
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -184,10 +185,8 @@ class Pool:
 
     def _order(self, worker: _Worker, slot: int) -> None:
         worker.owed.add(slot)
-        try:
+        with suppress(OSError):  # where it died, the next wait finds that out and replaces it, with the slots it owed
             worker.connection.send((Command.PLAY, slot))
-        except OSError:
-            pass  # it died; the next wait finds that out and replaces it, with the slots it owed
 
     def _replace(self, dead: _Worker) -> None:
         dead.process.join(5.0)
@@ -252,7 +251,9 @@ class Pool:
                 deadline = time.monotonic() + self.config.stall_timeout
             elif time.monotonic() > deadline:
                 late = [w.index for w in self._workers if w.owed]
-                raise WorkerError(f"waited {self.config.stall_timeout:g} s for {what} of {self.name}; workers {late} are late")
+                raise WorkerError(
+                    f"waited {self.config.stall_timeout:g} s for {what} of {self.name}; workers {late} are late"
+                )
 
     # Rollouts
 

@@ -18,7 +18,7 @@ import torch
 
 from cdrl_pl.envs import EnvConfig, EnvSpec, make_game
 from cdrl_pl.networks import NetworkConfig
-from cdrl_pl.rollouts.actor import LocalActor
+from cdrl_pl.rollouts.actor import Actor, LocalActor
 from cdrl_pl.rollouts.slots import SharedWeights, Slots
 from cdrl_pl.types import Episode
 
@@ -78,14 +78,16 @@ class WorkerConfig:
 
 
 class Player:
-    """B games, the policy that plays them, and where each stands between two rollouts."""
+    """B games, the actor that decides for them (a ``LocalActor`` unless given), and where each stands."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, actor: Actor | None = None) -> None:
         self.config, copies = config, config.copies
         *game_seeds, own = np.random.SeedSequence(config.entropy).spawn(copies + 1)
         self._rng = np.random.Generator(np.random.PCG64(own))
         self._games = [make_game(config.env, int(s.generate_state(1)[0])) for s in game_seeds]
-        self._actor = LocalActor(config.network, config.spec, config.weights, copies, self._rng, config.bf16)
+        self._actor: Actor = actor or LocalActor(
+            config.network, config.spec, config.weights, copies, self._rng, config.bf16
+        )
         self._obs = np.zeros((copies, *config.spec.obs_shape), config.spec.obs_dtype)
         self._resets = np.ones(copies, bool)
         self._return = np.zeros(copies)

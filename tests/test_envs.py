@@ -1,0 +1,369 @@
+"""Environments: what ids and presets really set, the Atari game against its own environment, and exact snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from toy_envs import COUNTING_SPEC, toy
+
+from cdrl_pl.envs import EnvConfig, EnvError, Game, describe, make_game, resolve
+
+Seen = tuple[np.ndarray, float, bool, bool]
+
+
+def blank(game: Game) -> np.ndarray:
+    return np.zeros(game.spec.obs_shape, game.spec.obs_dtype)
+
+
+def start(config: EnvConfig, seed: int = 0) -> tuple[Game, np.ndarray]:
+    """A game at the start of its first episode, and what is seen there."""
+    game = make_game(config, seed)
+    out = blank(game)
+    game.reset(out)
+    return game, out
+
+
+def play(game: Game, actions: list[int]) -> list[Seen]:
+    """What is seen after each action; an ended episode is followed by the next, whose first observation counts too."""
+    seen = []
+    for action in actions:
+        out = blank(game)
+        reward, terminated, truncated = game.step(action, out)
+        seen.append((out.copy(), reward, terminated, truncated))
+        if terminated or truncated:
+            game.reset(out)
+            seen.append((out.copy(), 0.0, False, False))
+    return seen
+
+
+def same(one: list[Seen], other: list[Seen]) -> bool:
+    """Whether two games showed the same, bit for bit."""
+    return len(one) == len(other) and all(
+        np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True)
+    )
+
+
+def random_actions(count: int, actions: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(actions, size=count).tolist()
+
+
+# Presets and options
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Pong-2017", ("ALE/Pong-v5", 4, 0.0, 100_000)),
+        ("Bowling-2017", ("ALE/Bowling-v5", (2, 4), 0.25, 10_000)),
+        ("ALE/Pong-v5", ("ALE/Pong-v5", 4, 0.25, 27_000)),
+        ("Bowling-v0", ("Bowling-v0", (2, 4), 0.25, 54_000)),
+    ],
+)
+def test_ids_set_what_the_paper_and_their_registration_say(name: str, settings: tuple[Any, ...]) -> None:
+    config = resolve(EnvConfig(name))
+    assert (config.id, config.frame_skip, config.repeat_action_probability, config.max_episode_steps) == settings
+    assert config.crop == (34, 194)
+
+
+def test_a_given_option_wins_over_the_preset() -> None:
+    config = resolve(EnvConfig("Bowling-2017", frame_skip=5, repeat_action_probability=0.0, max_episode_steps=9))
+    assert (config.frame_skip, config.repeat_action_probability, config.max_episode_steps) == (5, 0.0, 9)
+
+
+@pytest.mark.parametrize("name", ["Pong-2017", "Bowling-v0", "CartPole-v1"])
+def test_resolving_twice_changes_nothing(name: str) -> None:
+    config = resolve(EnvConfig(name))
+    assert resolve(config) == config
+
+
+def frames_per_decision(name: str, decisions: int) -> set[int]:
+    game, _ = start(EnvConfig(name))
+    counts = [0]
+    for _ in range(decisions):
+        play(game, [0])
+        counts.append(game._ale.getEpisodeFrameNumber())  # type: ignore[attr-defined]
+    return set(np.diff(counts).tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "skips"), [("Pong-2017", {4}), ("Bowling-2017", {2, 3, 4}), ("Bowling-v0", {2, 3, 4})]
+)
+def test_the_emulator_plays_as_many_frames_per_decision(name: str, skips: set[int]) -> None:
+    assert frames_per_decision(name, 60) == skips
+
+
+@pytest.mark.parametrize(("name", "sticky"), [("Pong-2017", 0.0), ("Bowling-2017", 0.25), ("ALE/Pong-v5", 0.25)])
+def test_the_emulator_repeats_actions_as_often(name: str, sticky: float) -> None:
+    game = make_game(EnvConfig(name), 0)
+    assert game._ale.getFloat("repeat_action_probability") == sticky  # type: ignore[attr-defined]
+
+
+def test_the_emulator_runs_through_the_paths_of_its_seed() -> None:
+    """Same seed, same game; another seed, another game, unless nothing is drawn (Pong-2017)."""
+    actions = random_actions(150, 6)
+
+    def seen(name: str, seed: int) -> list[Seen]:
+        return play(start(EnvConfig(name), seed)[0], actions)
+
+    assert same(seen("Bowling-2017", 1), seen("Bowling-2017", 1))
+    assert not same(seen("Bowling-2017", 1), seen("Bowling-2017", 2))
+    assert same(seen("Pong-2017", 1), seen("Pong-2017", 2))
+
+
+def area_average(frame: np.ndarray, size: int) -> np.ndarray:
+    """A slow resize: each output pixel is the mean of the area it covers."""
+    scale = len(frame) / size
+    out = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            total = 0.0
+            for y in range(int(i * scale), int(np.ceil((i + 1) * scale - 1e-9))):
+                for x in range(int(j * scale), int(np.ceil((j + 1) * scale - 1e-9))):
+                    height = min(y + 1, (i + 1) * scale) - max(y, i * scale)
+                    width = min(x + 1, (j + 1) * scale) - max(x, j * scale)
+                    total += height * width * float(frame[y, x])
+            out[i, j] = total / scale**2
+    return out
+
+
+def test_the_atari_game_plays_as_its_own_environment_does() -> None:
+    """Independent replay through Gymnasium: rewards, ends, and the screen cropped, grey and resized."""
+    game, _ = start(EnvConfig("Pong-2017"))
+    reference = gym.make("ALE/Pong-v5", frameskip=4, repeat_action_probability=0.0, obs_type="grayscale")
+    reference.reset(seed=0)
+    points = 0.0
+    for t, action in enumerate(random_actions(300, 6)):
+        out = blank(game)
+        reward, terminated, truncated = game.step(action, out)
+        screen, expected_reward, expected_terminated, _, _ = reference.step(action)
+        assert (reward, terminated, truncated) == (expected_reward, expected_terminated, False)
+        points += abs(reward)
+        if t % 50 == 49:
+            assert np.abs(out[0] - area_average(screen[34:194], 42)).max() <= 1
+    assert points > 3  # the ball was played
+
+
+def test_episodes_of_atari_are_truncated_at_their_limit() -> None:
+    game, _ = start(EnvConfig("Pong-2017", max_episode_steps=3))
+    assert [seen[1:] for seen in play(game, [0] * 3)] == [(0, False, False)] * 2 + [(0, False, True), (0, False, False)]
+    assert [seen[3] for seen in play(game, [0] * 3)] == [False, False, True, False]
+
+
+def test_no_ops_start_each_episode_differently_but_within_their_limit() -> None:
+    game, out = start(EnvConfig("Pong-2017", noop_max=5))
+    frames = []
+    for _ in range(40):
+        game.reset(out)
+        frames.append(game._ale.getEpisodeFrameNumber())  # type: ignore[attr-defined]
+    assert set(frames) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("name", "meanings"),
+    [
+        ("Pong-2017", "NOOP FIRE RIGHT LEFT RIGHTFIRE LEFTFIRE"),
+        ("Bowling-2017", "NOOP FIRE UP DOWN UPFIRE DOWNFIRE"),
+        ("ALE/Breakout-v5", "NOOP FIRE RIGHT LEFT"),
+        ("ALE/Freeway-v5", "NOOP UP DOWN"),
+    ],
+)
+def test_actions_are_the_games_minimal_set(name: str, meanings: str) -> None:
+    spec = describe(EnvConfig(name))
+    assert " ".join(spec.action_meanings) == meanings and spec.num_actions == len(meanings.split())
+    assert (spec.obs_shape, spec.obs_dtype) == ((1, 42, 42), "uint8")
+
+
+def test_all_actions_on_request() -> None:
+    assert describe(EnvConfig("Pong-2017", full_action_space=True)).num_actions == 18
+
+
+def test_image_size_and_crop_are_used() -> None:
+    game, out = start(EnvConfig("Pong-2017", image_size=84))
+    _, cropped = start(EnvConfig("Pong-2017", image_size=84, crop=(0, 210)))
+    assert out.shape == (1, 84, 84) and (out != cropped).any()
+
+
+def test_render_gives_the_colour_screen() -> None:
+    game, _ = start(EnvConfig("Pong-2017"))
+    assert (game.render().shape, game.render().dtype) == ((210, 160, 3), np.uint8)
+
+
+# Snapshots
+
+SNAPSHOTS = {
+    "Pong-2017": EnvConfig("Pong-2017", noop_max=5, max_episode_steps=70),
+    "Bowling-2017": EnvConfig("Bowling-2017", noop_max=5, max_episode_steps=70),
+    "CartPole-v1": EnvConfig("CartPole-v1"),
+}
+
+
+def actions_of(game: Game, count: int, seed: int) -> list[int]:
+    return random_actions(count, game.spec.num_actions, seed)
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_a_restored_game_goes_on_bit_for_bit(name: str) -> None:
+    """Through the ends of episodes, whose beginnings are drawn."""
+    game, _ = start(SNAPSHOTS[name], seed=3)
+    play(game, actions_of(game, 47, seed=1))
+    snapshot = game.snapshot()
+    expected = play(game, actions_of(game, 150, seed=2))
+
+    resumed, out = start(SNAPSHOTS[name], seed=3)
+    resumed.restore(snapshot, out)
+    assert same(play(resumed, actions_of(game, 150, seed=2)), expected)
+    assert sum(seen[2] or seen[3] for seen in expected) >= 2  # episodes did end
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_a_game_of_another_seed_goes_on_from_a_snapshot_bit_for_bit(name: str) -> None:
+    """A replaced worker has another seed; its checkpoint is restored into a game of the first one's."""
+    game, _ = start(SNAPSHOTS[name], seed=3)
+    play(game, actions_of(game, 47, seed=1))
+    snapshot = game.snapshot()
+    expected = play(game, actions_of(game, 150, seed=2))
+
+    other, out = start(SNAPSHOTS[name], seed=4)
+    other.restore(snapshot, out)
+    assert same(play(other, actions_of(game, 150, seed=2)), expected)
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_restoring_writes_the_observation_of_the_snapshot(name: str) -> None:
+    game, out = start(SNAPSHOTS[name])
+    last = play(game, actions_of(game, 30, seed=1))[-1][0]
+    snapshot = game.snapshot()
+    play(game, actions_of(game, 30, seed=2))
+    game.restore(snapshot, out)
+    assert_array_equal(out, last)
+
+
+@pytest.mark.parametrize("name", ["Bowling-2017", "CartPole-v1"])
+def test_a_snapshot_does_not_follow_its_game(name: str) -> None:
+    game, out = start(SNAPSHOTS[name])
+    snapshot = game.snapshot()
+    first = play(game, actions_of(game, 30, seed=1))
+    game.restore(snapshot, out)
+    assert same(play(game, actions_of(game, 30, seed=1)), first)
+
+
+# Other environments
+
+
+def test_a_vector_environment_is_read_as_it_is() -> None:
+    game, out = start(toy("Counting"))
+    assert game.spec == COUNTING_SPEC
+    assert_array_equal(out, [1, 0, -1])
+    assert game.step(2, out) == (1.5, False, False)
+    assert_array_equal(out, [1, 1, 2])
+
+
+def test_the_first_action_is_0_whatever_the_environment_calls_it() -> None:
+    game, out = start(toy("Offset"))
+    game.step(2, out)
+    assert_array_equal(out, [1, 1, 7])
+
+
+def test_a_step_that_ends_in_both_ways_is_terminal() -> None:
+    game, out = start(toy("Offset"))
+    assert game.step(0, out)[1:] == (True, False)
+
+
+def test_a_time_limit_truncates() -> None:
+    game, out = start(toy("Counting", max_episode_steps=2))
+    assert [game.step(0, out)[1:] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_seeds_of_gym_episodes_differ_and_repeat() -> None:
+    def first_observations(seed: int) -> list[list[float]]:
+        game, out = start(EnvConfig("CartPole-v1"), seed)
+        seen = [out.tolist()]
+        for _ in range(3):
+            game.reset(out)
+            seen.append(out.tolist())
+        return seen
+
+    assert first_observations(0) == first_observations(0)
+    assert len({tuple(o) for seed in (0, 1) for o in first_observations(seed)}) == 8
+
+
+def test_images_become_grey_squares_with_channels_first() -> None:
+    game, out = start(toy("Image"))
+    assert (game.spec.obs_shape, game.spec.obs_dtype) == ((1, 42, 42), "uint8")
+    luminance = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    assert np.abs(out[0, :20] - luminance).max() <= 1 and (out[0, 22:] == 0).all()
+
+
+def test_keyword_arguments_reach_the_environment() -> None:
+    with pytest.raises(Exception, match="code 7: the toy broke in init"):
+        make_game(toy("Raising", where="init"), 0)
+
+
+def test_an_id_may_name_the_module_that_registers_it() -> None:
+    game, out = start(EnvConfig("toy_envs:CountingToy-v0"))
+    assert game.spec == COUNTING_SPEC
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("Pong-2107", "Pong-2017"),
+        ("Bowling2017", "Bowling-2017"),
+        ("ALE/Pon-v5", "ALE/Pong-v5"),
+        ("cartpole", "CartPole-v"),
+    ],
+)
+def test_an_unknown_id_names_the_nearest_known(name: str, nearest: str) -> None:
+    with pytest.raises(EnvError, match=f"env.id is '{name}'.*nearest known id is '{nearest}"):
+        resolve(EnvConfig(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(image_size=0), "env.image_size is 0"),
+        (dict(noop_max=-1), "env.noop_max is -1"),
+        (dict(max_episode_steps=0), "env.max_episode_steps is 0"),
+        (dict(repeat_action_probability=1.5), "env.repeat_action_probability is 1.5"),
+        (dict(frame_skip=0), "env.frame_skip is 0"),
+        (dict(frame_skip=(4, 2)), r"env.frame_skip is \(4, 2\)"),
+        (dict(kwargs={"mode": 1}), "env.kwargs is"),
+        (dict(crop=(194, 34)), "env.crop is"),
+        (dict(crop=(0, 211)), "env.crop is"),
+    ],
+)
+def test_fault_28_an_atari_option_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EnvError, match=message):
+        make_game(EnvConfig("Pong-2017", **options), 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(frame_skip=4), dict(repeat_action_probability=0.0), dict(full_action_space=True), dict(noop_max=3)],
+)
+def test_fault_28_atari_options_are_refused_elsewhere(options: dict[str, Any]) -> None:
+    with pytest.raises(EnvError, match=f"env.{next(iter(options))} is .* CartPole-v1 is not an Atari game"):
+        resolve(EnvConfig("CartPole-v1", **options))
+
+
+def test_box_actions_are_refused() -> None:
+    with pytest.raises(EnvError, match=r"'Pendulum-v1' has the action space Box.*only Discrete"):
+        make_game(EnvConfig("Pendulum-v1"), 0)
+
+
+def test_dict_observations_are_refused() -> None:
+    with pytest.raises(EnvError, match=r"'DictToy-v0' has the observation space Dict.*only Box"):
+        make_game(toy("Dict"), 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 60, 60), (60, 60, 4), (60, 60, 2, 3)])
+def test_fault_24_images_that_are_not_channels_last_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(EnvError, match="has images of shape"):
+        make_game(toy("Image", shape=shape), 0)
