@@ -30,19 +30,38 @@ python -m cdrl_pl fit --help lists every option. Start with: python -m cdrl_pl f
 """
 
 
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
 def main() -> None:
-    """The command line."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(HELP, end="")
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
-    if sys.argv[1] == "--version":
+    """The command line.
+
+    Raises:
+        SystemExit: 0 after the help, 2 where the first argument is no command.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="", file=sys.stdout if arguments else sys.stderr)
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "--version":
         from cdrl_pl import __version__
 
         print(__version__)
         return
+    if arguments[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.0)
+        raise SystemExit(_no_command(arguments[0], near[0]))
     from cdrl_pl.cli import run
 
-    run(sys.argv[1:])
+    run(arguments)
+
+
+def _no_command(word: str, near: str) -> int:
+    hint = "the first argument must be one" if word.startswith("-") else f"did you mean {near}?"
+    print(f"error: {word!r} is no command; {hint} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

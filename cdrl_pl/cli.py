@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
@@ -132,7 +134,7 @@ def _nearest(wrong: str, known: list[str]) -> str:
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
     r"|(- )?Not a valid subclass of |Subclass types expect one of|- a (class path|dict) |- a dict|Given value type:"
-    r"|Given value: [\[{]|(- )?Problem with given class_path 'cdrl_pl\."
+    r"|Given value: ([\[{]|NestedArg)|(- )?Problem with given class_path 'cdrl_pl\."
 )
 
 
@@ -147,7 +149,7 @@ def _shorten(message: str) -> str:
     text = re.sub(r"Problem with given class_path '([^']+)':", r"\1:", text)
     text = re.sub(r"a <class '([\w.]+)'>", r"\1", text)
     text = re.sub(r"a typing\.Literal\[([^\]]+)\]", r"one of \1", text)
-    if "are required: fit.model.agents" in text.replace(sys.argv[1] if len(sys.argv) > 1 else "", "fit"):
+    if re.search(r"are required: \w+\.model\.agents", text):
         text = "a config must name the agents; give one with --config, such as configs/quickstart.yaml"
     return text
 
@@ -172,7 +174,7 @@ class CLI(LightningCLI):
             Collaboration,
             RolloutDataModule,
             parser_class=_Parser,
-            parser_kwargs={"prog": PROGRAM},
+            parser_kwargs={"prog": PROGRAM, "allow_abbrev": False},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             trainer_defaults={
@@ -200,7 +202,7 @@ class CLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Logs to TensorBoard and CSV, in one new run folder below ``default_root_dir``, unless the config names loggers.
+        """Logs to TensorBoard and CSV in a new run folder below ``default_root_dir``, unless the config names loggers.
 
         The saved config does not name them, so that a run started from it gets a folder of its own.
         """
@@ -219,7 +221,12 @@ class CLI(LightningCLI):
 
 
 def new_version(root: Path) -> str:
-    """Makes and names the first free ``version_N`` below ``root``; two runs that start together get two folders."""
+    """Makes and names the first free ``version_N`` below ``root``; two runs that start together get two folders.
+
+    Only rank 0 makes it. Another rank that was not launched by rank 0 (torchrun) logs nothing, and asks rank 0 for it.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return "version"
     root.mkdir(parents=True, exist_ok=True)
     while True:
         taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
@@ -236,8 +243,8 @@ class _Quiet(logging.Filter):
         return not any(note in record.getMessage() for note in QUIET_NOTES)
 
 
-def run(arguments: list[str]) -> None:
-    """Runs one command line.
+def run(arguments: list[str]) -> CLI:
+    """Runs one command line; returns it with its finished ``model``, ``datamodule`` and ``trainer``.
 
     Raises:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
@@ -251,6 +258,6 @@ def run(arguments: list[str]) -> None:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_Quiet())
     try:
-        CLI()
+        return CLI()
     except SIGTERMException:
         raise SystemExit(143) from None

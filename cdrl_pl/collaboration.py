@@ -245,7 +245,7 @@ class Collaboration(pl.LightningModule):
         with self.meter.timed("time/learning"):
             output: PolicyOutput = agent(rollout)
             if isinstance(agent, Student) and agent.learner.reinforce:
-                a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit)
+                a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit, self.env_steps[name])
                 total = a3c.total
                 add(f"policy_loss/{name}", a3c.policy_loss / steps)
                 add(f"value_loss/{name}", a3c.value_loss / steps)

@@ -126,7 +126,7 @@ class PolicyNetwork(nn.Module):
         return torch.zeros(copies, self.state_size, device=device)
 
     def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
-        """obs [T, B, *observation], state [B, S], resets [T, B] -> features [T, B, D], state [B, S], after the memory."""
+        """obs [T, B, *obs], state [B, S], resets [T, B] -> features after the memory [T, B, D], state [B, S]."""
         steps, copies = resets.shape
         flat = obs.flatten(0, 1)
         flat = flat.float().div_(255.0) if flat.dtype == torch.uint8 else flat.float()

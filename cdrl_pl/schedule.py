@@ -48,6 +48,13 @@ def distils(schedule: Schedule, env_steps: int) -> bool:
     return env_steps >= schedule.T2 and running(schedule, env_steps)
 
 
+def linear(start: float, end: float | None, steps: int, env_steps: int) -> float:
+    """``start`` at T = 0, ``end`` from T = ``steps`` on, a straight line between; always ``start`` where end is None."""
+    if end is None:
+        return start
+    return end if env_steps >= steps else start + (end - start) * env_steps / steps
+
+
 def phase(schedule: Schedule, env_steps: int) -> str:
     """A word for people: reinforce, align, distil or stopped."""
     if not running(schedule, env_steps):

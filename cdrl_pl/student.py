@@ -12,6 +12,7 @@ from cdrl_pl import losses
 from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.returns import gae
+from cdrl_pl.schedule import linear
 from cdrl_pl.types import PolicyOutput, Rollout
 
 
@@ -25,6 +26,8 @@ class LearnerConfig:
         lam: GAE's lambda.
         value_coef: weight of (R - v)^2.
         entropy_coef: weight of the entropy bonus, in reward per nat.
+        entropy_end: weight it goes to in a straight line over the first ``entropy_steps`` decisions; null keeps it.
+        entropy_steps: decisions until the weight is ``entropy_end``.
         max_grad_norm: global-norm clip of the student's gradient.
         batch_copies: environment copies per gradient step; null takes all copies of a rollout in one step.
         clip_rewards: clip rewards to -1..1 in the learner; reported returns are always the game's own.
@@ -36,6 +39,8 @@ class LearnerConfig:
     lam: float = 1.0
     value_coef: float = 0.25
     entropy_coef: float = 0.01
+    entropy_end: float | None = None
+    entropy_steps: int = 1_000_000
     max_grad_norm: float = 40.0
     batch_copies: int | None = None
     clip_rewards: bool = False
@@ -48,6 +53,8 @@ class LearnerConfig:
             ("lam", 0 <= self.lam <= 1, "from 0 to 1"),
             ("value_coef", self.value_coef >= 0, "0 or more"),
             ("entropy_coef", self.entropy_coef >= 0, "0 or more"),
+            ("entropy_end", self.entropy_end is None or self.entropy_end >= 0, "0 or more, or null"),
+            ("entropy_steps", self.entropy_steps >= 1, "1 or more"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
             ("batch_copies", self.batch_copies is None or self.batch_copies >= 1, "1 or more, or null"),
         ):
@@ -88,13 +95,18 @@ class Student(pl.LightningModule):
         return output
 
     def reinforcement_losses(
-        self, output: PolicyOutput, rollout: Rollout, time_limit: Literal["bootstrap", "terminal"] = "bootstrap"
+        self,
+        output: PolicyOutput,
+        rollout: Rollout,
+        time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
+        env_steps: int = 0,
     ) -> A3CLosses:
         """A3C with GAE over a rollout, summed over time, averaged over copies (Algorithm 1, lines 16-23).
 
         Args:
             output: of ``forward`` on this rollout, [T+1, B, ...].
             time_limit: "bootstrap" from the value of the last observation, or as a "terminal" (the authors' program).
+            env_steps: T, which decides the weight of the entropy bonus.
         """
         config, steps = self.learner, rollout.steps
         rewards = rollout.rewards.clamp(-1.0, 1.0) if config.clip_rewards else rollout.rewards
@@ -108,5 +120,6 @@ class Student(pl.LightningModule):
         policy = losses.reduce(losses.policy_loss(logits, rollout.actions, advantages), "sum")
         value = losses.reduce(losses.value_loss(output.values[:steps], returns), "sum")
         entropy = losses.reduce(losses.entropy(logits), "sum")
-        total = policy + config.value_coef * value - config.entropy_coef * entropy
+        weight = linear(config.entropy_coef, config.entropy_end, config.entropy_steps, env_steps)
+        total = policy + config.value_coef * value - weight * entropy
         return A3CLosses(total, policy, value, entropy)

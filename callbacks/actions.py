@@ -1,0 +1,70 @@
+"""Action distributions of student, teacher and aligned teacher (the paper's Figure 5)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from cdrl_pl.collaboration import Collaboration
+
+
+class ActionDistributions(pl.Callback):
+    """Writes ``action_distributions.jsonl`` in the run folder: a line of named probabilities per ``every`` decisions.
+
+    Each line has env_steps and, per agent, its mean policy on its own states; per active transfer the teacher's and
+    the aligned teacher's on the student's states. The means are those of the last log line.
+
+    Args:
+        every: decisions between two lines.
+    """
+
+    def __init__(self, every: int = 100_000) -> None:
+        if every < 1:
+            raise ValueError(f"ActionDistributions.every is {every}; it must be 1 or more")
+        self.every = every
+        self._last = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Collaboration)
+        logged = int(pl_module.latest.get("env_steps", 0))
+        if logged // self.every > self._last // self.every:
+            self._write(trainer, pl_module)
+            self._last = logged
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Collaboration)
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "action_distributions.jsonl"
+        line = {"env_steps": int(module.latest.get("env_steps", 0)), **distributions(module)}
+        if trainer.is_global_zero and len(line) > 1:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self._last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last = state_dict["last"]
+
+
+def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
+    """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``."""
+    meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
+    sources = {name: meanings[name] for name in module.env_steps}
+    for transfer in module.transfers:
+        config = transfer.config  # type: ignore[union-attr]
+        sources[f"{config.name}/teacher"] = meanings[config.teacher]
+        sources[f"{config.name}/aligned"] = meanings[config.student]
+    return {
+        source: {name: round(module.latest[f"actions/{source}/{i}"], 4) for i, name in enumerate(names)}
+        for source, names in sources.items()
+        if f"actions/{source}/0" in module.latest
+    }
