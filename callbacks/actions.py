@@ -59,8 +59,8 @@ def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
     """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``."""
     meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
     sources = {name: meanings[name] for name in module.env_steps}
-    for transfer in module.transfers:
-        config = transfer.config  # type: ignore[union-attr]
+    for transfer in module.edges:
+        config = transfer.config
         sources[f"{config.name}/teacher"] = meanings[config.teacher]
         sources[f"{config.name}/aligned"] = meanings[config.student]
     return {

@@ -103,11 +103,11 @@ def render(module: Collaboration) -> Group:
         for column in ("transfer", "phase", "alignment KL", "distillation KL"):
             edges.add_column(column)
         for name, what in module.phases().items():
-            kls = (_number(latest.get(f"{key}/{name}")) for key in ("alignment_kl", "distillation_kl"))
+            kls = [_number(latest.get(f"{kind}/{name}")) for kind in ("alignment_kl", "distillation_kl")]
             edges.add_row(name, what, *kls)
         parts.append(edges)
-    keys = ("time/waiting_for_rollouts", "workers/playing", "workers/waiting_for_learner", "workers/restarts")
-    parts.append(Text("  ".join(f"{k.split('/')[1].replace('_', ' ')} {_number(latest.get(k))}" for k in keys)))
+    health = ("time/waiting_for_rollouts", "workers/playing", "workers/waiting_for_learner", "workers/restarts")
+    parts.append(Text("  ".join(f"{k.split('/')[1].replace('_', ' ')} {_number(latest.get(k))}" for k in health)))
     return Group(*parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.schedule import aligns, distils
@@ -28,8 +28,7 @@ class _Switch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Collaboration)
-        for transfer in pl_module.transfers:
-            assert isinstance(transfer, Transfer)
+        for transfer in pl_module.edges:
             env_steps = pl_module.env_steps[transfer.config.student]
             on = self.wanted(transfer, env_steps)
             changes = self.switched.setdefault(transfer.name, [])

@@ -95,7 +95,7 @@ class Collaboration(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        given = {k: v for k, v in (("T1", T1), ("T2", T2), ("stop", stop)) if v is not None}
+        given: dict[str, Any] = {k: v for k, v in (("T1", T1), ("T2", T2), ("stop", stop)) if v is not None}
         transfers = [replace(transfer, **given) for transfer in transfers or []]
         for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
             if value < 1:
@@ -145,14 +145,19 @@ class Collaboration(pl.LightningModule):
         return dict(self._agents.items())  # type: ignore[arg-type]
 
     @property
+    def edges(self) -> list[Transfer]:
+        """Every transfer, in the config's order."""
+        return list(self.transfers)  # type: ignore[arg-type]
+
+    @property
     def playing(self) -> dict[str, Agent]:
         """The agents that play their environment: those that learn, and frozen ones that a transfer aligns to."""
-        taught = {t.config.student for t in self.transfers}  # type: ignore[union-attr]
+        taught = {t.config.student for t in self.edges}
         return {name: agent for name, agent in self.agents.items() if agent.learns or name in taught}
 
     def transfers_to(self, student: str) -> list[Transfer]:
         """The transfers that teach this agent."""
-        return [t for t in self.transfers if t.config.student == student]  # type: ignore[union-attr, misc]
+        return [t for t in self.edges if t.config.student == student]
 
     @property
     def clock(self) -> int:
@@ -161,7 +166,7 @@ class Collaboration(pl.LightningModule):
 
     def phases(self) -> dict[str, str]:
         """What each transfer is doing now, for people."""
-        return {t.name: phase(t.schedule, self.env_steps[t.config.student]) for t in self.transfers}  # type: ignore
+        return {t.name: phase(t.schedule, self.env_steps[t.config.student]) for t in self.edges}
 
     def mean_return(self, agent: str) -> float | None:
         """Mean return of the last ``window`` finished episodes; None before the first."""
@@ -176,8 +181,7 @@ class Collaboration(pl.LightningModule):
         for name, agent in self.agents.items():
             if isinstance(agent, Student):
                 made[f"student/{name}"] = _adam(agent.network, agent.learner.lr)
-        for transfer in self.transfers:
-            assert isinstance(transfer, Transfer)
+        for transfer in self.edges:
             if transfer.alignment.trainable:
                 made[f"align/{transfer.name}"] = _adam(transfer.alignment, transfer.alignment.config.lr)
             student = self.agents[transfer.config.student]
@@ -230,7 +234,7 @@ class Collaboration(pl.LightningModule):
     def _learn(self, name: str, rollout: Rollout) -> None:
         agent = self.agents[name]
         advice: list[tuple[Transfer, Tensor]] = []
-        for transfer in self.transfers_to(name):
+        for transfer in self.edges_to(name):
             if transfer.active:
                 with self.meter.timed("time/advice"):
                     advice.append((transfer, transfer.advise(rollout)))
@@ -372,7 +376,7 @@ class Collaboration(pl.LightningModule):
             "episodes": {k: [list(e) for e in v] for k, v in self.episodes.items()},
             "num_episodes": dict(self.num_episodes),
             "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
-            "memory": [dict(t.teacher.memory) for t in self.transfers],  # type: ignore[union-attr, arg-type]
+            "memory": [dict(t.teacher.memory) for t in self.edges],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -387,8 +391,8 @@ class Collaboration(pl.LightningModule):
         for name in self.env_steps:
             self.episodes[name].extend(Episode(*e) for e in state["episodes"][name])
             self._new_episodes[name] = [Episode(*e) for e in state["new_episodes"][name]]
-        for transfer, memory in zip(self.transfers, state["memory"], strict=True):
-            transfer.teacher.memory = dict(memory)  # type: ignore[union-attr]
+        for transfer, memory in zip(self.edges, state["memory"], strict=True):
+            transfer.teacher.memory = dict(memory)
 
 
 def _adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:

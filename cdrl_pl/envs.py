@@ -224,15 +224,18 @@ class AtariGame:
         cv2.setNumThreads(1)
         self.config = config
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self._ale = ale_py.ALEInterface()
+        self._ale: Any = ale_py.ALEInterface()
         self._ale.setInt("random_seed", int(seed % 2**31))
-        self._ale.setFloat("repeat_action_probability", config.repeat_action_probability)
-        self._ale.loadROM(ale_py.roms.get_rom_path(_registry()[config.id].kwargs["game"]))
+        skip, sticky = config.frame_skip, config.repeat_action_probability
+        rom = ale_py.roms.get_rom_path(_registry()[config.id].kwargs["game"])
+        assert skip is not None and sticky is not None and config.max_episode_steps is not None  # resolved
+        if rom is None:
+            raise EnvError(f"env.id {config.id!r}: the game's ROM is not among those that ale-py brings")
+        self._ale.setFloat("repeat_action_probability", sticky)
+        self._ale.loadROM(rom)
         self._actions = self._ale.getLegalActionSet() if config.full_action_space else self._ale.getMinimalActionSet()
         self.spec = EnvSpec((1, config.image_size, config.image_size), "uint8", tuple(a.name for a in self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
-        assert config.frame_skip is not None and config.max_episode_steps is not None  # resolved
-        skip = config.frame_skip
         self._low, self._high = (skip, skip) if isinstance(skip, int) else skip
         self._limit = config.max_episode_steps
         self._steps = 0
@@ -273,7 +276,7 @@ class AtariGame:
     def restore(self, snapshot: dict[str, Any], out: Array) -> None:
         import ale_py
 
-        state = ale_py.ALEState.__new__(ale_py.ALEState)
+        state: Any = ale_py.ALEState.__new__(ale_py.ALEState)
         state.__setstate__(bytes(snapshot["emulator"]))
         self._ale.restoreSystemState(state)
         self._rng.bit_generator.state = snapshot["rng"]

@@ -49,7 +49,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        y: Tensor = x + self.body(x)
+        return y
 
 
 def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
@@ -111,12 +112,14 @@ class PolicyNetwork(nn.Module):
         for module in self.trunk.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.orthogonal_(module.weight, math.sqrt(2.0))
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         first = next(iter(self.trunk.children()))
         if isinstance(first, nn.Conv2d):
             first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
         if self.lstm is not None:
-            self.lstm.bias_ih_l0[self.config.lstm : 2 * self.config.lstm] = 1.0  # forget gates start open
+            forget = slice(self.config.lstm, 2 * self.config.lstm)
+            self.lstm.get_parameter("bias_ih_l0")[forget] = 1.0  # forget gates start open
         for head in (self.policy_head, self.value_head, self.distill_head):
             head.weight.mul_(0.05)  # start near the uniform policy and a value of 0
             head.bias.zero_()
@@ -190,4 +193,5 @@ class AlignmentNetwork(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """[..., k_alpha] -> [..., k_beta], fp32."""
-        return self.layers(logits).float()
+        aligned: Tensor = self.layers(logits).float()
+        return aligned

@@ -49,7 +49,7 @@ def distils(schedule: Schedule, env_steps: int) -> bool:
 
 
 def linear(start: float, end: float | None, steps: int, env_steps: int) -> float:
-    """``start`` at T = 0, ``end`` from T = ``steps`` on, a straight line between; always ``start`` where end is None."""
+    """``start`` at T = 0, ``end`` from T = ``steps`` on, a line between; ``start`` throughout if end is None."""
     if end is None:
         return start
     return end if env_steps >= steps else start + (end - start) * env_steps / steps

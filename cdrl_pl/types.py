@@ -58,7 +58,7 @@ class Rollout:
         """B, the number of environment copies."""
         return self.actions.shape[1]
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """The tensor fields by name."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
@@ -86,7 +86,7 @@ class Rollout:
 def join(rollouts: list[Rollout]) -> Rollout:
     """Consecutive rollouts of one worker as one longer rollout (spec section 6, row "rollouts")."""
     first, last = rollouts[0], rollouts[-1]
-    joined = {}
+    joined: dict[str, Any] = {}
     for name, value in first.tensors().items():
         if name in ("obs", "resets"):
             parts = [getattr(r, name)[: r.steps] for r in rollouts] + [getattr(last, name)[last.steps :]]

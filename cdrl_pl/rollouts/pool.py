@@ -105,7 +105,7 @@ class Pool:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name, self.config, self._seed, self._interrupted = name, config, seed, interrupted
-        self._context = mp.get_context(config.start_method)
+        self._context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
             self._context.set_forkserver_preload(["cdrl_pl.rollouts.worker"])
         template = PolicyNetwork(network, spec.obs_shape, spec.num_actions)
