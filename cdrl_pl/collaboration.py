@@ -234,7 +234,7 @@ class Collaboration(pl.LightningModule):
     def _learn(self, name: str, rollout: Rollout) -> None:
         agent = self.agents[name]
         advice: list[tuple[Transfer, Tensor]] = []
-        for transfer in self.edges_to(name):
+        for transfer in self.transfers_to(name):
             if transfer.active:
                 with self.meter.timed("time/advice"):
                     advice.append((transfer, transfer.advise(rollout)))

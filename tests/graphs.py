@@ -151,19 +151,12 @@ def switches() -> list[pl.Callback]:
     return [AlignmentSchedule(), DistillationSchedule()]
 
 
-def fit(
-    module: Collaboration,
-    data: pl.LightningDataModule,
-    folder: Path,
-    *callbacks: pl.Callback,
-    logger: Any = False,
-    ckpt_path: Path | None = None,
-) -> pl.Trainer:
-    """Trains up to the module's T_max, with the schedules of its transfers applied."""
-    trainer = pl.Trainer(
+def make_trainer(folder: Path, *callbacks: pl.Callback, logger: Any = False) -> pl.Trainer:
+    """As the command line makes it, on the CPU."""
+    return pl.Trainer(
         accelerator="cpu",
         logger=logger,
-        callbacks=[*switches(), *callbacks],
+        callbacks=list(callbacks),
         default_root_dir=folder,
         max_epochs=-1,
         max_steps=-1,
@@ -173,6 +166,19 @@ def fit(
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+
+
+def fit(
+    module: Collaboration,
+    data: pl.LightningDataModule,
+    folder: Path,
+    *callbacks: pl.Callback,
+    logger: Any = False,
+    ckpt_path: Path | None = None,
+    schedules: bool = True,
+) -> pl.Trainer:
+    """Trains up to the module's T_max, with the schedules of its transfers applied."""
+    trainer = make_trainer(folder, *(switches() if schedules else ()), *callbacks, logger=logger)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
@@ -191,10 +197,10 @@ def copy_of(module: torch.nn.Module) -> State:
 
 
 def parts_with_gradient(network: PolicyNetwork) -> set[str]:
-    """The parts of which every parameter has a gradient that is not 0."""
-    found = {p for p in PARTS if any(x.grad is not None and x.grad.any() for x in getattr(network, p).parameters())}
+    """The parts that a backward pass reached; there, every parameter has a gradient, and not only zeros."""
+    found = {p for p in PARTS if any(x.grad is not None for x in getattr(network, p).parameters())}
     for part in found:
-        assert all(x.grad is not None for x in getattr(network, part).parameters()), part
+        assert all(x.grad is not None and x.grad.any() for x in getattr(network, part).parameters()), part
     return found
 
 

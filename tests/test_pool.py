@@ -157,6 +157,16 @@ def test_rollouts_that_wait_are_joined_on_request(make_pool: MakePool) -> None:
     replay.check(pool.next())
 
 
+def test_a_rollout_stays_as_it_is_until_the_next_call(make_pool: MakePool) -> None:
+    pool = started(make_pool(toy("Counting"), queue=1))
+    rollout = pool.next()
+    before = rollout.clone()
+    assert not pool._receive(0.3)  # its memory is the only slot, so the worker has nothing to play
+    assert differences([rollout], [before]) == []
+    pool.next()
+    assert "0: obs" in differences([rollout], [before])
+
+
 def make_player(env: EnvConfig) -> tuple[Player, Slots]:
     """A worker's player in this process, with its one slot of 7 steps and 2 copies."""
     network = make_network()
@@ -193,7 +203,7 @@ def test_fault_25_a_first_observation_that_is_not_finite_is_refused_by_name() ->
 
 def test_fault_25_a_reward_that_is_not_finite_ends_the_run(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("NotFinite", where="reward", value=float("nan"))))
-    with pytest.raises(WorkerError, match="worker 0 of toy.*FloatingPointError: NotFiniteToy-v0 gave a reward"):
+    with pytest.raises(WorkerError, match=r"worker 0 of toy.*FloatingPointError: NotFiniteToy-v0 gave a reward"):
         take(pool, 3)
 
 
@@ -337,7 +347,7 @@ def test_fault_15_a_resumed_stream_equals_one_that_never_stopped(
 ) -> None:
     spec = describe(env)
     policy = make_network(spec=spec, config=network)
-    options = dict(spec=spec, network=network, workers=2, deterministic=True)
+    options = {"spec": spec, "network": network, "workers": 2, "deterministic": True}
     pool = started(make_pool(env, **options), policy)
     take(pool, stop)
     saved = through_a_file(pool.state_dict())
@@ -402,7 +412,7 @@ def test_a_deterministic_stream_does_not_resume_with_other_workers(make_pool: Ma
     take(pool, 1)
     other = make_pool(toy("Counting"), workers=2, deterministic=True)
     other.load_state_dict(pool.state_dict())
-    with pytest.raises(ValueError, match="was played by 1 workers, pool.workers is 2"):
+    with pytest.raises(ValueError, match=r"was played by 1 workers, pool\.workers is 2"):
         other.start()
 
 
@@ -524,9 +534,12 @@ def test_fault_11_hung_workers_end_when_the_trainer_is_killed(tmp_path: Path) ->
         trainer.kill()
         trainer.wait(10)
         os.close(pipe)
-    for worker in workers:
-        assert select.select([worker], [], [], 20)[0], "a worker lives on"
+    ended = [bool(select.select([worker], [], [], 20)[0]) for worker in workers]
+    for worker, gone in zip(workers, ended, strict=True):
+        if not gone:
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
         os.close(worker)
+    assert ended == [True, True]
 
 
 def test_fault_12_shared_memory_has_no_name_to_leak(make_pool: MakePool) -> None:
@@ -592,15 +605,23 @@ def test_close_and_start_may_come_twice(make_pool: MakePool) -> None:
     assert not worker_processes(pool)
 
 
-def test_a_pool_that_is_dropped_ends_its_workers() -> None:
-    pool = started(Pool("dropped", toy("Counting"), COUNTING_SPEC, SMALL, PoolConfig(workers=2, copies=1), (0,)))
-    pool.next()
+def test_a_pool_that_is_dropped_ends_even_workers_that_hang(tmp_path: Path) -> None:
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR)
+    env = toy("Hanging", pipe=path)
+    pool = started(Pool("dropped", env, COUNTING_SPEC, SMALL, PoolConfig(workers=2, copies=1), (0,)))
+    read_lines(pipe, count=2, seconds=60)
+    os.close(pipe)
     workers = worker_processes(pool)
     del pool
     gc.collect()
     for worker in workers:
         worker.join(10)
-    assert len(workers) == 2 and all(w.exitcode is not None for w in workers)
+    codes = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+    assert codes == [-signal.SIGKILL] * 2
 
 
 def test_workers_may_be_spawned(make_pool: MakePool) -> None:
@@ -611,14 +632,14 @@ def test_workers_may_be_spawned(make_pool: MakePool) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(workers=0), "pool.workers is 0"),
-        (dict(copies=0), "pool.copies is 0"),
-        (dict(steps=-1), "pool.steps is -1"),
-        (dict(queue=0), "pool.queue is 0"),
-        (dict(max_restarts=0), "pool.max_restarts is 0"),
-        (dict(stall_timeout=0.0), "pool.stall_timeout is 0.0"),
-        (dict(start_method="fork"), "pool.start_method is 'fork'"),
-        (dict(concatenate=True, deterministic=True), "cannot be used with pool.deterministic"),
+        ({"workers": 0}, "pool.workers is 0"),
+        ({"copies": 0}, "pool.copies is 0"),
+        ({"steps": -1}, "pool.steps is -1"),
+        ({"queue": 0}, "pool.queue is 0"),
+        ({"max_restarts": 0}, "pool.max_restarts is 0"),
+        ({"stall_timeout": 0.0}, "pool.stall_timeout is 0.0"),
+        ({"start_method": "fork"}, "pool.start_method is 'fork'"),
+        ({"concatenate": True, "deterministic": True}, "cannot be used with pool.deterministic"),
     ],
 )
 def test_fault_28_pool_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import multiprocessing
 from collections import deque
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +122,21 @@ def test_saving_changes_nothing(uninterrupted: Any, saved: Any) -> None:
     assert differences(saved, uninterrupted) == []
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_the_same_seed_gives_the_same_run_wherever_its_memory_lies(tmp_path: Path, shift: int) -> None:
+    """Matrix products round differently on memory that is not aligned; other blocks shift what is allocated next."""
+    context = multiprocessing.get_context("forkserver")
+    others = [context.RawArray("b", 8) for _ in range(shift)]
+    addresses = []
+
+    class Addresses(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+            addresses.append(batch["beta"].obs.data_ptr() % 16)
+
+    fit(graph(agents={"beta": agent()}, T_max=20), played(), tmp_path, Addresses())
+    assert addresses == [0, 0] and len(others) == shift
+
+
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
 def test_fault_15_a_resumed_run_equals_an_uninterrupted_one(
     folder: Path, tmp_path: Path, uninterrupted: Any, saved: Any, point: int
@@ -157,7 +171,7 @@ def test_resuming_between_two_log_lines_changes_neither_lines_nor_episodes(tmp_p
             self.name = name
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-            keys = ("env_steps", "return/beta", "episodes/beta", "value_loss/beta")
+            keys = ("env_steps", "return/beta", "episodes/beta")
             line = {key: module.latest.get(key) for key in keys}
             if module.clock > 70 and line not in lines[self.name]:
                 lines[self.name].append(line)
@@ -230,26 +244,19 @@ def test_another_number_of_workers_is_refused_in_the_deterministic_mode(
 
 def test_an_asynchronous_run_resumes_its_clocks_with_new_episodes(tmp_path: Path) -> None:
     run(tmp_path, played(deterministic=False), 90, T_max=90)
-    assert torch.load(tmp_path / "90.ckpt", weights_only=True)["loops"]
     module = new_graph(T_max=130)
     trainer = fit(module, played(deterministic=False), tmp_path, *watch(), ckpt_path=tmp_path / "90.ckpt")
     assert module.env_steps == {"alpha": 130, "beta": 130} and module.policy_version == 13
-    assert all(int(s["step"]) == 13 for s in list(trainer.optimizers[0].state.values())[:1])
+    assert {int(s["step"]) for s in trainer.optimizers[0].state.values()} == {13}
 
 
-def test_a_certificated_teacher_resumes_too(tmp_path: Path) -> None:
-    expert = new_network(3, actions=5)
-    certificate = store(tmp_path / "expert", expert, WIDE)
-    assert asdict(certificate)["env"]["id"] == WIDE
+def test_a_student_of_a_certificated_teacher_resumes_too(tmp_path: Path) -> None:
+    store(tmp_path / "expert", new_network(3, actions=5), WIDE)
     results = []
     for resume in (None, tmp_path / "90.ckpt"):
         agents = {"alpha": AgentConfig(certificate=str(tmp_path / "expert")), "beta": agent()}
         module = graph(transfer(T1=T1, T2=T2), agents=agents, T_max=160)
-        data = batches(module)
-        if resume is not None:
-            data = data[9:]
+        data = batches(module)[9 if resume else 0 :]
         trainer = fit(module, FixedData(*data), tmp_path, SaveAt(tmp_path, 90), ckpt_path=resume)
         results.append(final_state(module, trainer))
-        if resume is None:
-            shutil.rmtree(tmp_path / "expert" / "gone", ignore_errors=True)
     assert differences(*results) == []

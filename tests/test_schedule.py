@@ -63,11 +63,11 @@ def test_all_switches_may_turn_at_once() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(T1=-1, T2=0), "T1 is -1"),
-        (dict(T1=None, T2=-2), "T2 is -2"),
-        (dict(T1=0, T2=0, stop=-3), "stop is -3"),
-        (dict(T1=6_000_000, T2=4_000_000), "T2 is 4000000 but T1 is 6000000"),
-        (dict(T1=1, T2=2**33, stop=2**33 - 1), "stop is 8589934591 but T2 is 8589934592"),
+        ({"T1": -1, "T2": 0}, "T1 is -1"),
+        ({"T1": None, "T2": -2}, "T2 is -2"),
+        ({"T1": 0, "T2": 0, "stop": -3}, "stop is -3"),
+        ({"T1": 6_000_000, "T2": 4_000_000}, "T2 is 4000000 but T1 is 6000000"),
+        ({"T1": 1, "T2": 2**33, "stop": 2**33 - 1}, "stop is 8589934591 but T2 is 8589934592"),
     ],
 )
 def test_fault_28_an_impossible_schedule_is_refused(options: dict[str, int], message: str) -> None:

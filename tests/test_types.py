@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -66,7 +67,7 @@ def test_a_rollout_cannot_be_changed() -> None:
 def test_consecutive_pieces_join_to_the_whole(cuts: set[int]) -> None:
     whole = make_rollout(steps=6)
     edges = [0, *sorted(cuts), 6]
-    pieces = [cut(whole, start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [cut(whole, start, end) for start, end in pairwise(edges)]
     pieces[1:] = [replace(piece, state=torch.zeros_like(piece.state)) for piece in pieces[1:]]
     assert_same(join(pieces), whole)
 
@@ -103,8 +104,8 @@ def test_select_is_a_view() -> None:
 
 @given(copies=st.integers(1, 9), size=st.integers(1, 12))
 def test_split_covers_every_copy_once(copies: int, size: int) -> None:
-    parts = [list(range(copies))[part] for part in make_rollout(copies=copies).split(size)]
-    assert sum(parts, []) == list(range(copies))
+    parts = [range(copies)[part] for part in make_rollout(copies=copies).split(size)]
+    assert [copy for part in parts for copy in part] == list(range(copies))
     assert all(len(part) <= size for part in parts) and all(len(part) == size for part in parts[:-1])
 
 
