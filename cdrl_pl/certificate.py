@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def save_certificate(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+    env = resolve(env)
+    env = replace(env, id=env.id.rpartition(":")[2])  # a certificate names nothing to import
     certificate = Certificate(
-        resolve(env), spec, network.config, evaluation, training, versions(), hashlib.sha256(weights).hexdigest()
+        env, spec, network.config, evaluation, training, versions(), hashlib.sha256(weights).hexdigest()
     )
     _write(folder / WEIGHTS, weights)
     _write(folder / CERTIFICATE, (json.dumps(asdict(certificate), indent=2) + "\n").encode())
@@ -121,6 +123,8 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
             versions=dict(content["versions"]),
             sha256=str(content["sha256"]),
         )
+        if ":" in certificate.env.id:
+            raise CertificateError(f"{folder / CERTIFICATE}: env.id {certificate.env.id!r} names a module; refused")
     except CertificateError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

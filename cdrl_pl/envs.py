@@ -7,6 +7,7 @@ Gymnasium environment with a Discrete action space runs through Gymnasium. Torch
 from __future__ import annotations
 
 import difflib
+import importlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -24,7 +25,8 @@ class EnvConfig:
     """One task.
 
     Attributes:
-        id: a preset (Pong-2017, Bowling-2017), or any Gymnasium id (ALE/Pong-v5, Bowling-v0, CartPole-v1).
+        id: a preset (Pong-2017, Bowling-2017), or any Gymnasium id (ALE/Pong-v5, Bowling-v0, CartPole-v1); module:id
+            imports the module that registers it first.
         frame_skip: frames per decision, or [least, most] to draw from each time (both included); null: the id's own.
             Atari only.
         repeat_action_probability: chance per frame that the emulator repeats the last action; null: the id's own.
@@ -128,7 +130,14 @@ def resolve(config: EnvConfig) -> EnvConfig:
     given = {k: v for k, v in asdict(config).items() if v is not None and k != "id"}
     merged = replace(config, **{**preset, **{k: v for k, v in given.items() if k in preset}})
     registry = _registry()
-    spec = registry.get(merged.id)
+    module, _, bare = merged.id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
+        registry = _registry()
+    spec = registry.get(bare)
     if spec is None:
         near = difflib.get_close_matches(name, [*PRESETS, *registry], n=1, cutoff=0.0)
         raise EnvError(f"env.id is {name!r}, which is not known; the nearest known id is {near[0]!r}")
@@ -180,7 +189,7 @@ def resolve(config: EnvConfig) -> EnvConfig:
 
 def is_atari(config: EnvConfig) -> bool:
     """Whether the lean emulator path plays this (resolved) config."""
-    spec = _registry().get(config.id)
+    spec = _registry().get(config.id.rpartition(":")[2])
     return (
         spec is not None and spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type", "rgb") == "rgb"
     )
@@ -227,7 +236,7 @@ class AtariGame:
         self._ale: Any = ale_py.ALEInterface()
         self._ale.setInt("random_seed", int(seed % 2**31))
         skip, sticky = config.frame_skip, config.repeat_action_probability
-        rom = ale_py.roms.get_rom_path(_registry()[config.id].kwargs["game"])
+        rom = ale_py.roms.get_rom_path(_registry()[config.id.rpartition(":")[2]].kwargs["game"])
         assert skip is not None and sticky is not None and config.max_episode_steps is not None  # resolved
         if rom is None:
             raise EnvError(f"env.id {config.id!r}: the game's ROM is not among those that ale-py brings")
