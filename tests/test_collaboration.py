@@ -477,7 +477,12 @@ def test_fault_28_an_agent_is_either_learning_or_certificated(both: bool) -> Non
 def test_fault_28_a_graph_in_which_nothing_learns_is_refused(tmp_path: Path) -> None:
     store(tmp_path, new_network(3))
     with pytest.raises(ValueError, match="nothing would be trained"):
-        graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))})
+        graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}).setup("fit")
+
+
+def test_a_graph_in_which_nothing_learns_can_be_evaluated(tmp_path: Path) -> None:
+    store(tmp_path, new_network(3))
+    graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}).setup("test")
 
 
 def test_fault_28_an_unknown_environment_is_refused_by_its_agents_name() -> None:

@@ -1,0 +1,457 @@
+"""The command line: help, errors that say what to type, short options, what a run leaves behind, other commands."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import command_line
+import pytest
+import pytorch_lightning as pl
+import torch
+from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
+
+from cdrl_pl import __main__, cli
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.rollouts.pool import Pool
+
+run, build = command_line.run, command_line.build
+CARTPOLE = CONFIGS / "cartpole.yaml"
+CHECKPOINT = callback("callbacks.EnvStepsCheckpoint", every=40)
+TEACHER = callback("callbacks.CertificatedTeacher", agent="alpha", threshold=1e9)
+BOTH = {"alpha": pole(), "beta": pole()}
+
+# Help
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """The exit code of the top level, which handles these arguments by itself."""
+    monkeypatch.setattr(sys, "argv", ["cdrl_pl", *arguments])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    return end.value.code
+
+
+def test_help_imports_no_torch_and_answers_within_two_seconds(tmp_path: Path) -> None:
+    check = "import runpy, sys; sys.argv = ['cdrl_pl', '--help']\n"
+    check += "try: runpy.run_module('cdrl_pl', run_name='__main__')\n"
+    check += "finally: assert not {'torch', 'pytorch_lightning', 'numpy'} & set(sys.modules), 'imported'"
+    seconds = []
+    for _ in range(3):  # the best of three, since this machine may be busy with other things
+        began = time.perf_counter()
+        answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        seconds.append(time.perf_counter() - began)
+        assert answer.returncode == 0 and "usage:" in answer.stdout and not answer.stderr, answer.stderr
+    assert min(seconds) < 2.0
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--T1", "--T2", "--stop", "--T_max", "--workers", "--copies", "--seed", "--precision", "--devices", "--ckpt_path"],
+)
+def test_help_documents(option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(monkeypatch, "--help") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [len(line) > 4 for line in lines if line[:1] == [option]] == [True]
+
+
+def test_help_documents_every_short_option() -> None:
+    assert [option for option in cli.SHORT if f"\n  {option} " not in __main__.HELP] == []
+
+
+def test_no_arguments_give_the_usage_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m cdrl_pl")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("fitt", "fit"), ("valdate", "validate"), ("predcit", "predict")])
+def test_an_unknown_command_names_the_nearest(
+    typed: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch, typed) == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_an_option_before_the_command_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch, "--config", str(CARTPOLE)) == 2
+    assert "the first argument must be one (commands: fit, validate, test, predict)" in capsys.readouterr().err
+
+
+def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run("fit", "--help")
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    for option in ("--model.agents", "--model.T_max", "--data.evaluation_episodes", "--trainer.devices", "--ckpt_path"):
+        assert option in out
+
+
+# Mistakes: named in one line, with the nearest option, before any worker starts
+
+
+@pytest.fixture
+def refused(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command line that must be refused before a worker starts, and gives the one line that says why."""
+
+    def start(self: Pool) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(Pool, "start", start)
+
+    def go(*arguments: str | Path, command: str = "fit") -> str:
+        with pytest.raises(SystemExit) as end:
+            run(command, *arguments)
+        assert end.value.code == 2
+        first, *rest = capsys.readouterr().err.strip().splitlines()
+        assert first.startswith("error: ") and len(first) < 300
+        assert rest == [f"python -m cdrl_pl {command} --help lists every option"]
+        return first.removeprefix("error: ")
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--T_mx=5", "--T_max"),
+        ("--wrokers=5", "--workers"),
+        ("--model.T_mx=5", "--model.T_max"),
+        ("--trainer.max_epoch=5", "--trainer.max_epochs"),
+        ("--data.pool.copis=5", "copies"),
+        ("--model.agents.cartpole.learner.lrr=5", "learner.lr"),
+        ("--chkpt_path=5", "--ckpt_path"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(option: str, meant: str, refused: Callable[..., str]) -> None:
+    assert refused("--config", CARTPOLE, option).endswith(f"; did you mean {meant}?")
+
+
+def full() -> dict[str, Any]:
+    """A config with something of everything."""
+    return tiny(CHECKPOINT, TEACHER, transfers=[edge(temperature=2.0, alignment={"hidden": 8})], **BOTH)
+
+
+def walk(config: Any, path: str) -> Any:
+    for key in filter(None, path.split(".")):
+        config = config[int(key) if key.isdigit() else key]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "typed", "meant"),
+    [
+        ("", "seed_everything", "seed_everyting", "seed_everything"),
+        ("", "trainer", "trainr", "trainer.accelerator"),
+        ("model", "T_max", "T_mx", "model.T_max"),
+        ("model", "agents", "agent", "model.agents"),
+        ("model.agents.alpha", "network", "netwrk", "network"),
+        ("model.agents.alpha.learner", "lr", "lrr", "learner.lr"),
+        ("model.agents.alpha.env", "id", "idd", "id"),
+        ("model.transfers.0", "student", "studnt", "student"),
+        ("model.transfers.0.alignment", "hidden", "hiden", "alignment.hidden"),
+        ("trainer", "accelerator", "acelerator", "trainer.accelerator"),
+        ("trainer.callbacks.0.init_args", "every", "evry", "every"),
+        ("trainer.callbacks.1.init_args", "threshold", "treshold", "threshold"),
+        ("data", "pool", "pol", "data.pool"),
+        ("data.pool", "workers", "wrkers", "workers"),
+    ],
+)
+def test_a_mistyped_name_in_a_config_names_the_nearest(
+    where: str, key: str, typed: str, meant: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    config = full()
+    config["model"]["agents"]["alpha"]["learner"]["lr"] = 1e-3
+    inner = walk(config, where)
+    inner[typed] = inner.pop(key)
+    text = refused("--config", write(tmp_path / "tiny.yaml", config))
+    assert typed in text and f"; did you mean {meant}" in text
+    assert os.listdir() == ["tiny.yaml"]  # no run folder is left
+
+
+def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_path: Path) -> None:
+    config = write(tmp_path / "tiny.yaml", tiny(callback("callbacks.EnvStepCheckpoint")))
+    assert refused("--config", config).endswith("no callbacks.EnvStepCheckpoint; did you mean EnvStepsCheckpoint?")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        ("model.agents.alpha.env.id", "CartPol-v1", ["agents.alpha", "'CartPol-v1'", "nearest", "'CartPole-v1'"]),
+        ("model.agents.alpha.env.frame_skip", 4, ["agents.alpha", "env.frame_skip is 4", "not an Atari game"]),
+        ("model.agents.alpha.network.trunk", "conv", ["agents.alpha", "network.trunk is conv", "mlp"]),
+        ("model.agents.alpha.network.trunk", "mpl", ["trunk", "'mlp'", "mpl"]),
+        ("model.agents.alpha.network.depth", 0, ["network.depth is 0", "1 or more"]),
+        ("model.agents.alpha.learner.lam", 1.5, ["learner.lam is 1.5", "from 0 to 1"]),
+        ("model.agents.alpha.learner.lr", "abc", ["learner.lr", "float", "abc"]),
+        ("model.agents.alpha.certificate", "nowhere", ["agents.alpha", "either env or certificate"]),
+        ("model.agents.alpha", {"certificate": "nowhere"}, ["agents.alpha", "certificate.json", "cannot be read"]),
+        ("model.agents", {}, ["model.agents is empty"]),
+        ("model.transfers.0.T2", 39, ["alpha-beta", "T2 is 39", "T1 is 40"]),
+        ("model.transfers.0.stop", 79, ["alpha-beta", "stop is 79", "T2"]),
+        ("model.transfers.0.stop", "nver", ["stop", "'never'", "nver"]),
+        ("model.transfers.0.temperature", 0, ["alpha-beta", "temperature is 0", "above 0"]),
+        ("model.transfers.0.teacher", "gamma", ["transfers[0].teacher", "'gamma'", "alpha, beta"]),
+        ("model.transfers.0", {"student": "beta"}, ["model.transfers", "required: teacher"]),
+        ("model.T_max", 0, ["model.T_max is 0", "1 or more"]),
+        ("model.preset", "papr", ["preset", "'papr'", "paper, code"]),
+        ("data.pool.workers", 0, ["pool.workers is 0", "1 or more"]),
+        ("trainer.callbacks.0.init_args.every", 0, ["EnvStepsCheckpoint.every is 0", "1 or more"]),
+        ("trainer.callbacks.1.init_args", {"agent": "alpha"}, ["CertificatedTeacher", "required: threshold"]),
+        ("trainer.accelerator", "warp", ["accelerator", "warp"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    where: str, value: Any, says: list[str], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    config = full()
+    outer, _, key = where.rpartition(".")
+    inner = walk(config, outer)
+    inner[int(key) if key.isdigit() else key] = value
+    text = refused("--config", write(tmp_path / "tiny.yaml", config))
+    assert [part for part in says if part not in text] == [], text
+    assert os.listdir() == ["tiny.yaml"]
+
+
+def test_a_callback_about_an_unknown_agent_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    wrong = callback("callbacks.CertificatedTeacher", agent="gamma", threshold=0)
+    text = refused("--config", write(tmp_path / "tiny.yaml", tiny(wrong)))
+    assert text == "CertificatedTeacher.agent is 'gamma'; it must be one of pole"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "nowhere.yaml"], ["does not exist", "nowhere.yaml"]),
+        ([], ["--config", "configs/quickstart.yaml"]),
+        (["--config", CARTPOLE, "--T_max"], ["--model.T_max", "expected one argument"]),
+        (["--config", CARTPOLE, "--T_max=abc"], ["model.T_max", "int", "abc"]),
+        (["--config", CARTPOLE, "--precision=bf17"], ["trainer.precision", "bf16-mixed", "bf17"]),
+        (["--config", CARTPOLE, "more"], ["'more'"]),
+        (["--config", CARTPOLE, "--ckpt_path=nowhere.ckpt"], ["ckpt_path", "nowhere.ckpt", "no file"]),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(
+    arguments: list[str | Path], says: list[str], refused: Callable[..., str]
+) -> None:
+    text = refused(*arguments)
+    assert [part for part in says if part not in text] == [], text
+    assert os.listdir() == []
+
+
+def test_a_refusal_names_the_command_whose_help_to_read(refused: Callable[..., str]) -> None:
+    refused("--config", CARTPOLE, "--T_mx=5", command="validate")
+
+
+@pytest.mark.parametrize("option", ["--model.T_mx=5", "--model.agents.cartpole.env.id=CartPol-v1"])
+def test_a_refusal_is_all_that_is_printed(option: str, tmp_path: Path) -> None:
+    answer = call("fit", "--config", CARTPOLE, option, cwd=tmp_path)
+    assert answer.returncode == 2 and answer.stdout == "" and len(answer.stderr.splitlines()) == 2
+    assert answer.stderr.startswith("error: ") and os.listdir(tmp_path) == []
+
+
+class Raising(pl.Callback):
+    """Breaks while the run is under way."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        raise ValueError("broken on purpose")
+
+
+def test_an_error_while_training_keeps_its_traceback(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broken on purpose"):
+        run("fit", "--config", write(tmp_path / "tiny.yaml", tiny(callback("test_cli.Raising"))))
+
+
+# Short options
+
+
+@pytest.mark.parametrize("spelling", ["--{}={}", "--{} {}"])
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("T1", 41, lambda built: [t.schedule.T1 for t in built.model.transfers]),
+        ("T2", 81, lambda built: [t.schedule.T2 for t in built.model.transfers]),
+        ("stop", 99, lambda built: [t.schedule.stop for t in built.model.transfers]),
+        ("T_max", 7, lambda built: built.model.T_max),
+        ("workers", 3, lambda built: built.datamodule.pool.workers),
+        ("copies", 3, lambda built: built.datamodule.pool.copies),
+        ("seed", 7, lambda built: built.datamodule.resolved_seed()),
+        ("precision", "bf16-mixed", lambda built: built.trainer.precision),
+        ("devices", 2, lambda built: built.trainer.num_devices),
+    ],
+)
+def test_a_short_option_reaches_the_run(
+    name: str, value: Any, read: Callable[[cli.CLI], Any], spelling: str, build: Run, tmp_path: Path
+) -> None:
+    config = write(tmp_path / "tiny.yaml", tiny(transfers=[edge(), edge(teacher="beta", student="alpha")], **BOTH))
+    found = read(build("fit", "--config", config, *spelling.format(name, value).split()))
+    assert found in (value, [value, value]) and read(build("fit", "--config", config)) != found
+
+
+def test_stop_can_be_never(build: Run, tmp_path: Path) -> None:
+    config = write(tmp_path / "tiny.yaml", tiny(transfers=[edge(stop=100)], **BOTH))
+    assert build("fit", "--config", config, "--stop", "never").model.transfers[0].schedule.stop is None
+
+
+# What a run leaves behind
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a run was started in ``cwd``, with its own ``home`` and ``tmp``, writing below ``root``."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("cwd", "home", "tmp"):
+        (folder / name).mkdir()
+    teacher = callback("callbacks.CertificatedTeacher", agent="alpha", threshold=0, window=1, episodes=2)
+    switches = [callback("callbacks.AlignmentSchedule"), callback("callbacks.DistillationSchedule")]
+    config = tiny(*switches, CHECKPOINT, teacher, callback("callbacks.Progress"), transfers=[edge()], **BOTH)
+    answer = call(
+        "fit", "--config", write(folder / "tiny.yaml", config), "--trainer.default_root_dir", folder / "root",
+        cwd=folder / "cwd", HOME=str(folder / "home"), TMPDIR=str(folder / "tmp"),
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_into_one_folder_below_its_root(finished: Path) -> None:
+    written = {str(p.relative_to(finished / "root")) for p in (finished / "root").rglob("*") if p.is_file()}
+    events = {name for name in written if "tfevents" in name}
+    assert len(events) == 1
+    assert written - events == {
+        "version_0/config.yaml",
+        "version_0/hparams.yaml",
+        "version_0/metrics.csv",
+        "version_0/checkpoints/env_steps=80.ckpt",
+        "version_0/checkpoints/env_steps=120.ckpt",
+        "version_0/teacher/alpha/certificate.json",
+        "version_0/teacher/alpha/weights.safetensors",
+    }
+
+
+@pytest.mark.parametrize("place", ["cwd", "home", "tmp"])
+def test_a_run_writes_nothing_elsewhere(place: str, finished: Path) -> None:
+    assert list((finished / place).rglob("*")) == []
+
+
+def test_the_metrics_have_the_decisions_in_their_own_column(finished: Path) -> None:
+    lines = metrics(finished / "root" / "version_0")
+    assert [line["env_steps"] for line in lines] == [line["step"] for line in lines]
+    assert [float(line["env_steps"]) for line in lines] == [20, 40, 60, 80, 100, 120]
+
+
+def test_the_saved_config_alone_starts_the_run_again(finished: Path, run: Run) -> None:
+    first = finished / "root" / "version_0"
+    before = (first / "metrics.csv").read_bytes()
+    again = Path(run("fit", "--config", first / "config.yaml").trainer.log_dir or "")
+    assert again != first and again.parent == first.parent
+    assert (first / "metrics.csv").read_bytes() == before
+    compared = [k for k in metrics(first)[0] if "loss" in k or k.startswith("return")]
+    assert len(compared) == 6
+    assert [{k: line[k] for k in compared} for line in metrics(again)] == [
+        {k: line[k] for k in compared} for line in metrics(first)
+    ]
+
+
+def test_two_runs_at_once_get_two_folders(tmp_path: Path) -> None:
+    assert [cli.new_version(tmp_path), cli.new_version(tmp_path)] == ["version_0", "version_1"]
+
+
+def test_loggers_that_a_config_names_are_kept(build: Run, tmp_path: Path) -> None:
+    config = write(tmp_path / "tiny.yaml", tiny())
+    assert build("fit", "--config", config, "--trainer.logger=false").trainer.loggers == []
+
+
+# Going on, and the other commands
+
+
+def saved(finished: Path) -> list[str | Path]:
+    run = finished / "root" / "version_0"
+    return ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints" / "env_steps=80.ckpt"]
+
+
+def test_a_resumed_run_goes_on_to_a_T_max_given_beside_the_checkpoint(  # noqa: N802
+    finished: Path, run: Run
+) -> None:
+    ended = run("fit", *saved(finished), "--T_max=150")
+    assert ended.model.env_steps == {"alpha": 150, "beta": 150}
+    assert float(metrics(Path(ended.trainer.log_dir or ""))[0]["env_steps"]) == 100
+
+
+def test_a_resumed_run_takes_a_learning_rate_given_beside_the_checkpoint(finished: Path, run: Run) -> None:
+    ended = run("fit", *saved(finished), "--model.agents.beta.learner.lr=0.5")
+    assert [o.param_groups[0]["lr"] for o in ended.trainer.optimizers] == [1e-4, 0.5, 1e-4]
+
+
+def test_a_checkpoint_of_other_agents_is_refused(finished: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    _, _, *checkpoint = saved(finished)
+    config = write(tmp_path / "tiny.yaml", tiny(gamma=pole()))
+    text = refused("--config", config, *checkpoint)
+    assert "alpha, beta" in text and "gamma" in text
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_checkpoint_can_be_evaluated(command: str, finished: Path, run: Run) -> None:
+    options = saved(finished)
+    ended = run(command, *options, "--data.evaluation_episodes=3")
+    scores = {f"{agent}/{policy}" for agent in BOTH for policy in ("sampled", "greedy")}
+    logged = ended.trainer.callback_metrics
+    assert {key.removesuffix("/mean") for key in logged if key.endswith("/mean")} == scores
+    for name in scores:
+        assert logged[f"{name}/episodes"] == 3 and 1 <= logged[f"{name}/mean"] <= 12
+    weights = torch.load(options[-1], weights_only=True)["state_dict"]
+    assert all(torch.equal(v, weights[k]) for k, v in ended.model.state_dict().items())
+
+
+def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path: Path) -> None:
+    import cv2
+
+    pong = {"env": {"id": "Pong-2017", "max_episode_steps": 6}, "network": {"channels": 4, "lstm": 8}}
+    config = write(tmp_path / "tiny.yaml", tiny(CHECKPOINT, pong=pong))
+    fitted = run("fit", "--config", config, "--T_max=40")
+    checkpoint = Path(fitted.trainer.log_dir or "") / "checkpoints" / "env_steps=40.ckpt"
+    run("predict", "--config", config, "--ckpt_path", checkpoint)
+    video = cv2.VideoCapture(str(tmp_path / "runs" / "videos" / "pong.mp4"))
+    frames = 0
+    while video.read()[0]:
+        frames += 1
+    assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "videos" / "pong.mp4"]
+
+
+# Precision
+
+
+class Kinds(pl.Callback):
+    """Notes in which precision the trunk computes."""
+
+    seen: set[torch.dtype] = set()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Collaboration)
+        trunk = pl_module.agents["pole"].network.trunk
+        trunk.register_forward_hook(lambda module, inputs, output: self.seen.add(output.dtype))
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_precision_on_the_cpu(precision: str, kind: torch.dtype, run: Run, tmp_path: Path) -> None:
+    Kinds.seen = set()
+    config = write(tmp_path / "tiny.yaml", tiny(callback("test_cli.Kinds")))
+    ended = run("fit", "--config", config, "--precision", precision)
+    assert Kinds.seen == {kind}
+    lines = metrics(Path(ended.trainer.log_dir or ""))
+    assert len(lines) == 6 and all(torch.isfinite(torch.tensor(float(v))) for line in lines for v in line.values() if v)
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in ended.model.parameters())
+    assert "skipped_steps/pole" not in lines[0]

@@ -1,0 +1,107 @@
+"""Two processes that train together: launched by Lightning, and by torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from command_line import MODULE, callback, edge, environment, pole, tiny, write
+
+REPORT = '''
+import hashlib
+import json
+
+import pytorch_lightning as pl
+
+
+def digest(tensors):
+    return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
+
+
+class Report(pl.Callback):
+    """Writes what each process saw and ended with."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.seen = Path(folder), {"played": [], "clocks": [], "weights": []}
+
+    def on_train_start(self, trainer, module):
+        self.seen["weights"].append(digest(module.state_dict().values()))
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.seen["clocks"].append(dict(module.env_steps))
+        self.seen["played"].append({name: digest([r.obs, r.actions]) for name, r in batch.items()})
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.seen["weights"].append(digest(module.state_dict().values()))
+
+    def on_train_end(self, trainer, module):
+        self.seen["env_steps"], self.seen["world_size"] = module.env_steps, trainer.world_size
+        self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.episodes.items()}
+        switches = {type(c).__name__: c.switched for c in trainer.callbacks if hasattr(c, "switched")}
+        self.seen["switched"] = switches
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
+'''
+LAUNCHERS = {
+    "ddp": [*MODULE, "fit"],
+    "torchrun": [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *MODULE[1:], "fit",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes saw while alpha, learning, taught beta: 2 x 10 decisions in each batch, 240 in all."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "rank_report.py").write_text(REPORT)
+    switches = [callback("callbacks.AlignmentSchedule"), callback("callbacks.DistillationSchedule")]
+    report = callback("rank_report.Report", folder=str(folder))
+    transfers = [edge(T1=80, T2=160, alignment={"hidden": 8, "depth": 1, "lr": 1e-2})]
+    agents = {"alpha": pole(lr=1e-2), "beta": pole(lr=1e-2)}
+    config = tiny(*switches, callback("callbacks.EnvStepsCheckpoint"), report, transfers=transfers, **agents)
+    arguments = ["--config", write(folder / "tiny.yaml", config), "--T_max", "240", "--devices", "2"]
+    ended = subprocess.run(
+        [*LAUNCHERS[request.param], *map(str, arguments), "--trainer.strategy", "ddp"],
+        cwd=folder, env=environment(PYTHONPATH=str(folder)), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert [p.name for p in (folder / "runs").iterdir()] == ["version_0"]
+    assert (folder / "runs" / "version_0" / "checkpoints" / "env_steps=240.ckpt").is_file()
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_two_processes_took_part(ranks: list[dict[str, Any]]) -> None:
+    assert [seen["world_size"] for seen in ranks] == [2, 2]
+
+
+def test_weights_are_equal_on_both_ranks_after_every_step_and_change_in_each(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    assert len(set(ranks[0]["weights"])) == 1 + 12
+
+
+def test_T_counts_the_decisions_of_both_ranks(ranks: list[dict[str, Any]]) -> None:  # noqa: N802
+    for seen in ranks:
+        assert seen["clocks"] == [{"alpha": n * 20, "beta": n * 20} for n in range(12)]
+        assert seen["env_steps"] == {"alpha": 240, "beta": 240}
+
+
+def test_every_rank_switches_at_T1_and_T2(ranks: list[dict[str, Any]]) -> None:  # noqa: N802
+    for seen in ranks:
+        assert seen["switched"] == {
+            "AlignmentSchedule": {"alpha-beta": [80]},
+            "DistillationSchedule": {"alpha-beta": [160]},
+        }
+
+
+def test_no_two_rollouts_are_the_same(ranks: list[dict[str, Any]]) -> None:
+    played = [rollout for seen in ranks for batch in seen["played"] for rollout in batch.values()]
+    assert len(set(played)) == len(played) == 2 * 12 * 2
+
+
+def test_finished_episodes_are_those_of_both_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["episodes"] == ranks[1]["episodes"]
+    decisions = {name: sum(length for _, length in e) for name, e in ranks[0]["episodes"].items()}
+    assert all(120 < total <= 240 for total in decisions.values())

@@ -1,0 +1,239 @@
+"""Evaluation of a frozen policy: exactly the episodes asked for, none favoured, the same again with the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from graphs import agent, copy_of, graph, make_trainer, new_network, played, spread
+from gymnasium.spaces import Box, Discrete
+from numpy.testing import assert_allclose
+from wide_cartpole import CARTPOLE, WIDE
+
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.envs import EnvConfig, make_game
+from cdrl_pl.evaluation import evaluate
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+
+ENV = EnvConfig(CARTPOLE, max_episode_steps=30)
+SHORT, LONG = 1, 60
+
+
+class CoinEnv(gym.Env):
+    """An episode is short or long by the toss of a coin; each step pays the action that was taken."""
+
+    observation_space = Box(-1, 1, (4,), np.float32)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.left = LONG if self.np_random.random() < 0.5 else SHORT
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        self.left -= 1
+        return np.zeros(4, np.float32), float(action), self.left == 0, False, {}
+
+
+gym.register("Coin-v0", CoinEnv, disable_env_checker=True)
+COIN = EnvConfig("Coin-v0")
+
+
+def leaning(logit: float) -> PolicyNetwork:
+    """A policy whose action 1 has this logit and action 0 none."""
+    network = PolicyNetwork(NetworkConfig("mlp", depth=1, hidden=2, lstm=0), (4,), 2)
+    with torch.no_grad():
+        network.policy_head.weight.zero_()
+        network.policy_head.bias.copy_(torch.tensor([0.0, logit]))
+    return network
+
+
+def streams(seed: int, copies: int) -> list[np.random.SeedSequence]:
+    """The seeds of the environments and, last, of the sampling."""
+    return np.random.SeedSequence(seed).spawn(copies + 1)
+
+
+def play_alone(
+    network: PolicyNetwork, env: EnvConfig, own: np.random.SeedSequence, episodes: int, rng: Any = None
+) -> tuple[list[float], list[int]]:
+    """One copy, one step at a time: greedy, or sampled where there is an ``rng``."""
+    game = make_game(env, int(own.generate_state(1)[0]))
+    obs = np.zeros(4, np.float32)
+    returns, lengths = [], []
+    for _ in range(episodes):
+        game.reset(obs)
+        state, first, ended = torch.zeros(1, network.state_size), True, False
+        total, length = 0.0, 0
+        while not ended:
+            with torch.no_grad():
+                logits, _, state = network.act(torch.tensor(obs[None]), state, torch.tensor([first]))
+            p = logits[0].double().softmax(-1).numpy()
+            action = int(p.argmax()) if rng is None else int(np.searchsorted(p.cumsum(), rng.random(), side="right"))
+            reward, terminated, truncated = game.step(action, obs)
+            first, ended = False, terminated or truncated
+            total, length = total + reward, length + 1
+        returns.append(total)
+        lengths.append(length)
+    game.close()
+    return returns, lengths
+
+
+# How many, and which
+
+
+@pytest.mark.parametrize(("episodes", "copies"), [(1, 16), (5, 1), (7, 3), (16, 16), (20, 16)])
+def test_exactly_the_episodes_asked_for_are_played(episodes: int, copies: int) -> None:
+    score = evaluate(new_network(), ENV, episodes, copies=copies)
+    assert score.episodes == len(score.returns) == episodes
+
+
+def test_every_copy_plays_a_fixed_share() -> None:
+    """Ten episodes by four copies: 3, 3, 2 and 2, whichever are done first."""
+    score = evaluate(leaning(50.0), COIN, 10, greedy=True, copies=4)
+    expected = []
+    for own, share in zip(streams(0, 4), (3, 3, 2, 2), strict=False):
+        expected += play_alone(leaning(50.0), COIN, own, share)[0]
+    assert sorted(score.returns) == sorted(expected)
+
+
+def test_short_episodes_are_not_favoured() -> None:
+    """Half of the episodes are long; the first 64 to end among 64 copies would say otherwise."""
+    truth, error = (SHORT + LONG) / 2, (LONG - SHORT) / 2 / 8  # of the mean of 64
+    score = evaluate(leaning(50.0), COIN, 64, greedy=True, copies=64)
+    assert abs(score.mean - truth) < 3 * error
+    ends = []  # when each episode of each copy ends, and what it returns
+    for own in streams(0, 64)[:64]:
+        game, obs, now = make_game(COIN, int(own.generate_state(1)[0])), np.zeros(4, np.float32), 0
+        while now < LONG:
+            game.reset(obs)
+            began, ended = now, False
+            while not ended:
+                _, ended, _ = game.step(1, obs)
+                now += 1
+            ends.append((now, now - began))
+    assert truth - np.mean([ret for _, ret in sorted(ends)[:64]]) > 3 * error
+
+
+# What is played
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_sampled_score_equals_an_independent_loop(seed: int) -> None:
+    network = new_network()
+    game_seed, own = streams(seed, 1)
+    rng = np.random.Generator(np.random.PCG64(own))
+    returns, lengths = play_alone(network, ENV, game_seed, 12, rng)
+    score = evaluate(network, ENV, 12, seed=seed, copies=1)
+    assert score.returns == tuple(returns) and len(set(returns)) > 2
+    assert_allclose([score.mean, score.std], [np.mean(returns), np.std(returns)])
+    assert_allclose(score.mean_length, np.mean(lengths))
+
+
+def test_a_greedy_score_equals_independent_loops() -> None:
+    network, expected = new_network(), []
+    for own in streams(3, 3)[:3]:
+        expected += play_alone(network, ENV, own, 4)[0]
+    score = evaluate(network, ENV, 12, greedy=True, seed=3, copies=3)
+    assert sorted(score.returns) == sorted(expected) and len(set(expected)) > 2
+
+
+def test_a_policy_that_remembers_otherwise_scores_otherwise() -> None:
+    """A control of the loops above: this policy's memory decides what it does."""
+    network = new_network()
+    forgetful = new_network()
+    with torch.no_grad():
+        for name in ("weight_hh_l0", "bias_hh_l0"):
+            getattr(forgetful.lstm, name).zero_()
+    assert evaluate(network, ENV, 12, True).returns != evaluate(forgetful, ENV, 12, True).returns
+
+
+def test_the_greedy_policy_takes_the_most_probable_action() -> None:
+    score = evaluate(leaning(0.1), COIN, 8, greedy=True)
+    assert score.mean == score.mean_length and score.policy == "greedy"
+
+
+def test_the_sampled_policy_takes_each_action_as_often_as_it_says() -> None:
+    score = evaluate(leaning(float(np.log(3.0))), COIN, 60, greedy=False)
+    assert_allclose(score.mean / score.mean_length, 0.75, atol=0.04)
+    assert score.policy == "sampled"
+
+
+# The same again
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_the_same_seed_gives_the_same_score(greedy: bool) -> None:
+    assert evaluate(new_network(), ENV, 9, greedy, seed=4) == evaluate(new_network(), ENV, 9, greedy, seed=4)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_another_seed_gives_another_score(greedy: bool) -> None:
+    """The control of the test above."""
+    assert (
+        evaluate(new_network(), ENV, 9, greedy, seed=4).returns
+        != evaluate(new_network(), ENV, 9, greedy, seed=5).returns
+    )
+
+
+def test_the_score_says_how_it_was_played() -> None:
+    score = evaluate(new_network(), ENV, 3, seed=11)
+    assert (score.seed, score.noop_max) == (11, 0)
+
+
+def test_evaluation_leaves_the_network_as_it_is() -> None:
+    network = new_network()
+    before = copy_of(network)
+    evaluate(network, ENV, 3)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_evaluation_uses_no_global_randomness() -> None:
+    network = new_network()
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    evaluate(network, ENV, 3)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+# Ends
+
+
+@pytest.mark.parametrize("episodes", [0, -1])
+def test_fault_28_no_episodes_are_refused(episodes: int) -> None:
+    with pytest.raises(ValueError, match=f"episodes is {episodes}; it must be 1 or more"):
+        evaluate(new_network(), ENV, episodes)
+
+
+def test_an_evaluation_that_is_told_to_end_ends() -> None:
+    asked = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(new_network(), ENV, 1000, interrupted=lambda: next(asked))
+
+
+# Through the trainer
+
+
+def validated(stage: str, folder: Path) -> tuple[Collaboration, dict[str, float]]:
+    module = graph(agents={"alpha": agent(WIDE), "beta": agent(limit=30)})
+    for found in module.agents.values():
+        spread(found.network)
+    data = played()
+    data.evaluation_episodes = 6
+    (metrics,) = getattr(make_trainer(folder), stage)(module, datamodule=data, verbose=False)
+    return module, metrics
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_the_trainer_evaluates_every_agent_both_ways(tmp_path: Path, stage: str) -> None:
+    module, metrics = validated(stage, tmp_path)
+    for name, found in module.agents.items():
+        for greedy in (False, True):
+            score = evaluate(found.network, found.env, 6, greedy, seed=5)
+            assert_allclose(metrics[f"{name}/{score.policy}/mean"], score.mean, rtol=1e-6)
+            assert_allclose(metrics[f"{name}/{score.policy}/std"], score.std, rtol=1e-6)
+            assert metrics[f"{name}/{score.policy}/episodes"] == 6

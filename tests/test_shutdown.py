@@ -1,0 +1,148 @@
+"""However a run ends, no process and no shared memory of it is left (faults 9 to 12)."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from command_line import MODULE, callback, environment, tiny, write
+
+UNDER_WAY = '''
+import pytorch_lightning as pl
+
+
+class UnderWay(pl.Callback):
+    """Says that batches are learned from; after ``breaks`` of them, raises."""
+
+    def __init__(self, breaks: int = 0) -> None:
+        self.breaks = breaks
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if index == 1:
+            print("under way", flush=True)
+        if self.breaks and index == self.breaks:
+            raise RuntimeError("broken on purpose")
+'''
+MARK = "CDRL_PL_TEST_MARK"
+
+
+@dataclass
+class Trained:
+    """A run in a process (and process group) of its own."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    shared: set[str]  # names in /dev/shm before it
+    folder: Path
+
+    def members(self) -> list[psutil.Process]:
+        """Every process that has this run's mark in its environment, as workers inherit it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:  # it ended meanwhile, or has ended and waits for its parent
+                pass
+        return found
+
+    def wait_until_under_way(self) -> list[psutil.Process]:
+        """Its processes once workers play for it: trainer, workers, and what starts them."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], 120)
+        assert readable, "no batch was learned from in 120 s"
+        assert self.process.stdout.readline() == "under way\n"
+        members = self.members()
+        assert len(members) >= 3  # trainer and two workers
+        return members
+
+    def assert_nothing_is_left(self, members: list[psutil.Process]) -> None:
+        _, alive = psutil.wait_procs(members, timeout=20)
+        assert [p.cmdline() for p in alive if p.is_running()] == []
+        assert self.members() == []
+        assert set(os.listdir("/dev/shm")) - self.shared == set()
+
+
+Start = Callable[..., Trained]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a run that would go on for hours; it is killed after the test, however that ends."""
+    started: list[Trained] = []
+
+    def go(T_max: int = 10**9, **options: int) -> Trained:
+        (tmp_path / "under_way.py").write_text(UNDER_WAY)
+        config = tiny(callback("callbacks.EnvStepsCheckpoint"), callback("under_way.UnderWay", **options))
+        config["model"]["T_max"] = T_max
+        config["data"]["pool"] = {"workers": 2, "copies": 2, "steps": 5}
+        mark, shared = uuid.uuid4().hex, set(os.listdir("/dev/shm"))
+        process = subprocess.Popen(
+            [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config))],
+            cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path), **{MARK: mark}), start_new_session=True,
+            stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
+        )  # fmt: skip
+        started.append(Trained(process, mark, shared, tmp_path))
+        return started[0]
+
+    yield go
+    for run in started:
+        for process in run.members():
+            process.kill()
+        run.process.communicate(timeout=20)
+
+
+def test_nothing_is_left_after_a_run(start: Start) -> None:
+    run = start(T_max=2000)
+    members = run.wait_until_under_way()
+    assert run.process.wait(60) == 0
+    run.assert_nothing_is_left(members)
+
+
+def test_nothing_is_left_after_an_error_in_training(start: Start) -> None:
+    run = start(breaks=200)
+    members = run.wait_until_under_way()
+    assert run.process.wait(60) == 1
+    assert "RuntimeError: broken on purpose" in (run.folder / "errors").read_text()
+    run.assert_nothing_is_left(members)
+
+
+def test_fault_09_sigterm_saves_a_checkpoint_and_exits_with_143(start: Start) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(60) == 143
+    run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
+
+
+def test_nothing_is_left_after_ctrl_c(start: Start) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    assert run.process.wait(60) == 1
+    run.assert_nothing_is_left(members)
+
+
+def test_fault_11_nothing_is_left_after_sigkill_of_the_trainer(start: Start) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    run.process.kill()
+    assert run.process.wait(60) == -signal.SIGKILL
+    run.assert_nothing_is_left(members)
+
+
+def test_fault_12_nothing_is_left_after_sigkill_of_the_group(start: Start) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    os.killpg(run.process.pid, signal.SIGKILL)
+    assert run.process.wait(60) == -signal.SIGKILL
+    run.assert_nothing_is_left(members)
