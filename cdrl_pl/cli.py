@@ -163,7 +163,7 @@ def clean_errors() -> Iterator[None]:
         under_way = any(frame.name in UNDER_WAY for frame in traceback.extract_tb(error.__traceback__))
         if under_way or os.environ.get(DEBUG):
             raise
-        refuse(str(error))
+        refuse(_shorten(str(error)))
 
 
 class CLI(LightningCLI):
@@ -202,18 +202,20 @@ class CLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Logs to TensorBoard and CSV in a new run folder below ``default_root_dir``, unless the config names loggers.
+        """As Lightning's, with loggers to TensorBoard and CSV in a new run folder, unless the config names loggers.
 
         The saved config does not name them, so that a run started from it gets a folder of its own.
         """
         settings = self.config_init[self.subcommand].trainer
-        if settings.logger in (None, True):
-            root = settings.default_root_dir
-            version = os.environ.get(RUN_VERSION) or new_version(Path(root))
-            os.environ[RUN_VERSION] = version
-            where = {"save_dir": root, "name": "", "version": version}
-            kwargs["logger"] = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
-        return super().instantiate_trainer(**kwargs)
+        if settings.logger not in (None, True):
+            return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs, logger=False)
+        root = settings.default_root_dir
+        version = os.environ.get(RUN_VERSION) or new_version(Path(root))
+        os.environ[RUN_VERSION] = version
+        where = {"save_dir": root, "name": "", "version": version}
+        trainer.loggers = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         with clean_errors():

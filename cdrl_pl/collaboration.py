@@ -110,8 +110,6 @@ class Collaboration(pl.LightningModule):
         self.transfers = nn.ModuleList(
             Transfer(t, built[t.teacher].network, built[t.student].network, self.reading) for t in transfers
         )
-        if not self.playing:
-            raise ValueError("model.agents: every agent is certificated and none is taught; nothing would be trained")
         self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
         self.episodes: dict[str, deque[Episode]] = {name: deque(maxlen=window) for name in self.playing}
@@ -136,6 +134,11 @@ class Collaboration(pl.LightningModule):
                     f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed"
                 )
             seen.add(transfer.name)
+
+    def setup(self, stage: str) -> None:
+        """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
+        if stage == "fit" and not self.playing:
+            raise ValueError("model.agents: every agent is certificated and none is taught; nothing would be trained")
 
     # The graph
 

@@ -59,7 +59,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def call(
-    *arguments: str | Path, cwd: Path, timeout: float = 120.0, **variables: str
+    *arguments: str | Path, cwd: Path, timeout: float = 240.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """One command line in a process of its own."""
     command = [*MODULE, *map(str, arguments)]

@@ -401,7 +401,7 @@ def test_a_students_action_distribution_is_that_of_its_policy(tmp_path: Path) ->
 
 
 def test_fault_28_an_interval_below_1_is_refused() -> None:
-    with pytest.raises(ValueError, match="ActionDistributions.every is 0; it must be 1 or more"):
+    with pytest.raises(ValueError, match=r"ActionDistributions.every is 0; it must be 1 or more"):
         ActionDistributions(0)
 
 

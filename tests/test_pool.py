@@ -157,6 +157,17 @@ def test_rollouts_that_wait_are_joined_on_request(make_pool: MakePool) -> None:
     replay.check(pool.next())
 
 
+def test_rollouts_of_a_dead_worker_and_its_replacement_are_not_joined(make_pool: MakePool, tmp_path: Path) -> None:
+    """It dies in its second rollout: the first waits when the replacement's come, which begin new episodes."""
+    env = toy("Killing", marker=str(tmp_path / "died"), at=7)
+    pool = started(make_pool(env, copies=1, queue=3, concatenate=True))
+    pool._receive_until(lambda: len(pool._ready) == 3, "three rollouts")
+    assert pool.restarts == 1
+    rollout = pool.next()
+    assert torch.equal(rollout.resets[1:], rollout.terminated | rollout.truncated)
+    Replay(make_network(), copies=1).check(rollout)
+
+
 def test_a_rollout_stays_as_it_is_until_the_next_call(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("Counting"), queue=1))
     rollout = pool.next()

@@ -82,14 +82,14 @@ class RaisingEnv(CountingEnv):
 
 
 class KillingEnv(CountingEnv):
-    """SIGKILLs its process in its third step: once, by whoever makes the marker file first, or always (no marker)."""
+    """SIGKILLs its process after ``at`` steps: once, by whoever makes the marker file first, or always (no marker)."""
 
-    def __init__(self, marker: str = "") -> None:
+    def __init__(self, marker: str = "", at: int = 2) -> None:
         super().__init__()
-        self.marker = marker
+        self.marker, self.at = marker, at
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        if self.total == 2 and self._first():
+        if self.total == self.at and self._first():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 
