@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import command_line
+import matplotlib
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -314,11 +316,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = callback("callbacks.CertificatedTeacher", agent="alpha", threshold=0, window=1, episodes=2)
     switches = [callback("callbacks.AlignmentSchedule"), callback("callbacks.DistillationSchedule")]
     config = tiny(*switches, CHECKPOINT, teacher, callback("callbacks.Progress"), transfers=[edge()], **BOTH)
+    places = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "MPLCONFIGDIR": matplotlib.get_cachedir()}
     answer = call(
         "fit", "--config", write(folder / "tiny.yaml", config), "--trainer.default_root_dir", folder / "root",
-        cwd=folder / "cwd", HOME=str(folder / "home"), TMPDIR=str(folder / "tmp"),
+        cwd=folder / "cwd", **places,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
+    shutil.copytree(folder / "root", folder / "copy")
     return folder
 
 
@@ -379,8 +383,17 @@ def test_loggers_that_a_config_names_are_kept(build: Run, tmp_path: Path) -> Non
 
 
 def saved(finished: Path) -> list[str | Path]:
-    run = finished / "root" / "version_0"
+    """The options that name the config and a checkpoint of the run, in a copy that nothing writes to."""
+    run = finished / "copy" / "version_0"
     return ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints" / "env_steps=80.ckpt"]
+
+
+def test_a_resumed_run_leaves_the_files_of_the_first_run_alone(finished: Path, run: Run) -> None:
+    first = finished / "root" / "version_0"
+    shutil.copytree(finished / "copy" / "version_0", first, dirs_exist_ok=True)
+    before = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
+    run("fit", *saved(finished))
+    assert {p: p.stat().st_mtime_ns for p in first.rglob("*")} == before
 
 
 def test_a_resumed_run_goes_on_to_a_T_max_given_beside_the_checkpoint(  # noqa: N802
