@@ -13,6 +13,7 @@ from command_line import MODULE, callback, edge, environment, pole, tiny, write
 REPORT = '''
 import hashlib
 import json
+from pathlib import Path
 
 import pytorch_lightning as pl
 

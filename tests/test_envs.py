@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -304,8 +308,16 @@ def test_keyword_arguments_reach_the_environment() -> None:
 
 
 def test_an_id_may_name_the_module_that_registers_it() -> None:
-    game, _ = start(EnvConfig("toy_envs:CountingToy-v0"))
-    assert game.spec == COUNTING_SPEC
+    """In a process of its own, where nothing has imported the module."""
+    code = "from cdrl_pl.envs import EnvConfig, describe; print(describe(EnvConfig('toy_envs:CountingToy-v0')))"
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    env = {**os.environ, "PYTHONPATH": paths}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == str(COUNTING_SPEC), run.stderr
+
+
+def test_an_atari_id_that_names_its_module_is_the_same_game() -> None:
+    assert describe(EnvConfig("ale_py:ALE/Breakout-v5")) == describe(EnvConfig("ALE/Breakout-v5"))
 
 
 # Refusals
@@ -323,6 +335,11 @@ def test_an_id_may_name_the_module_that_registers_it() -> None:
 def test_an_unknown_id_names_the_nearest_known(name: str, nearest: str) -> None:
     with pytest.raises(EnvError, match=f"env.id is '{name}'.*nearest known id is '{nearest}"):
         resolve(EnvConfig(name))
+
+
+def test_a_module_that_cannot_be_imported_is_named() -> None:
+    with pytest.raises(EnvError, match=r"the module 'no_such_module' cannot be imported"):
+        resolve(EnvConfig("no_such_module:Some-v0"))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +376,7 @@ def test_box_actions_are_refused() -> None:
 
 
 def test_dict_observations_are_refused() -> None:
-    with pytest.raises(EnvError, match=r"'DictToy-v0' has the observation space Dict.*only Box"):
+    with pytest.raises(EnvError, match=r"'toy_envs:DictToy-v0' has the observation space Dict.*only Box"):
         make_game(toy("Dict"), 0)
 
 

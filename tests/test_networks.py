@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -215,6 +217,21 @@ def test_fault_27_extreme_logits_train_the_network_finitely_under_bf16_autocast(
     loss.backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert loss.isfinite() and len(gradients) > 4 and all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("trunk", ["conv", "residual"])
+def test_a_plain_background_gives_the_first_filters_nothing(trunk: Literal["conv", "residual"]) -> None:
+    first = PolicyNetwork(NetworkConfig(trunk), (3, 42, 42), A).trunk[0]
+    response = first(torch.full((1, 3, 42, 42), 0.7))[..., 1:-1, 1:-1]  # without the padded border
+    assert_close(response, torch.zeros_like(response), atol=1e-4, rtol=0)
+    assert first(torch.rand(1, 3, 42, 42)).std() > 0.5
+
+
+def test_a_new_memory_forgets_little() -> None:
+    lstm = make("mlp").lstm
+    assert lstm is not None
+    gates = (lstm.bias_ih_l0 + lstm.bias_hh_l0).view(4, 6).mean(1)  # in, forget, cell, out
+    assert gates[1] > 0.5 and (gates[[0, 2, 3]].abs() < 0.5).all()
 
 
 # Trunks

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from cdrl_pl.schedule import NEVER, Schedule, aligns, distils, phase, running
+from cdrl_pl.schedule import NEVER, Schedule, aligns, distils, linear, phase, running
 
 STEPS = st.integers(0, 2**40)
 
@@ -73,3 +73,16 @@ def test_all_switches_may_turn_at_once() -> None:
 def test_fault_28_an_impossible_schedule_is_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule(**options)
+
+
+@pytest.mark.parametrize(("env_steps", "value"), [(0, 8.0), (25, 6.5), (50, 5.0), (99, 2.06), (100, 2.0), (2**33, 2.0)])
+def test_a_linear_schedule_goes_from_start_to_end_and_stays(env_steps: int, value: float) -> None:
+    assert linear(8.0, 2.0, 100, env_steps) == pytest.approx(value, rel=1e-12)
+
+
+def test_a_linear_schedule_over_no_steps_is_at_its_end() -> None:
+    assert linear(8.0, 2.0, 0, 0) == 2.0
+
+
+def test_a_linear_schedule_without_an_end_stays_at_its_start() -> None:
+    assert [linear(8.0, None, 100, t) for t in (0, 50, 1000)] == [8.0] * 3

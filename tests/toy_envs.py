@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +14,6 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-
-
-@dataclass
-class ToyConfig(EnvConfig):
-    """An EnvConfig whose unpickling in a worker process imports this module, and so registers the toys there."""
-
 
 COUNTING_SPEC = EnvSpec((3,), "float32", ("0", "1", "2"))
 SMALL = NetworkConfig(trunk="mlp", depth=1, hidden=8, lstm=4)
@@ -173,9 +166,9 @@ for name in ("Counting", "Raising", "Killing", "Hanging", "NotFinite", "Offset",
     gym.register(f"{name}Toy-v0", f"toy_envs:{name}Env", disable_env_checker=True)
 
 
-def toy(name: str, max_episode_steps: int | None = None, **kwargs: Any) -> ToyConfig:
-    """The config of a toy: toy("Raising", where="step")."""
-    return ToyConfig(f"{name}Toy-v0", max_episode_steps=max_episode_steps, kwargs=kwargs)
+def toy(name: str, max_episode_steps: int | None = None, **kwargs: Any) -> EnvConfig:
+    """The config of a toy, e.g. toy("Raising", where="step"); its id says that this module registers it."""
+    return EnvConfig(f"toy_envs:{name}Toy-v0", max_episode_steps=max_episode_steps, kwargs=kwargs)
 
 
 def make_network(seed: int = 0, spec: EnvSpec = COUNTING_SPEC, config: NetworkConfig = SMALL) -> PolicyNetwork:
