@@ -160,10 +160,22 @@ def clean_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, MisconfigurationException) as error:
-        under_way = any(frame.name in UNDER_WAY for frame in traceback.extract_tb(error.__traceback__))
-        if under_way or os.environ.get(DEBUG):
+        if os.environ.get(DEBUG) or any(_is_fault(part) for part in _chain(error)):
             raise
         refuse(_shorten(str(error)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Whether the program is wrong rather than what it was told."""
+    if isinstance(error, AssertionError | AttributeError | ImportError | NameError):
+        return True
+    return any(frame.name in UNDER_WAY for frame in traceback.extract_tb(error.__traceback__))
 
 
 class CLI(LightningCLI):

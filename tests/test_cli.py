@@ -273,6 +273,18 @@ def test_an_error_while_training_keeps_its_traceback(run: Run, tmp_path: Path) -
         run("fit", "--config", write(tmp_path / "tiny.yaml", tiny(callback("test_cli.Raising"))))
 
 
+class Faulty(pl.Callback):
+    """Has a fault of its own where it is made."""
+
+    def __init__(self) -> None:
+        self.value = nowhere_defined  # type: ignore[name-defined] # noqa: F821
+
+
+def test_a_fault_in_a_callback_keeps_its_traceback(build: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere_defined"):
+        build("fit", "--config", write(tmp_path / "tiny.yaml", tiny(callback("test_cli.Faulty"))))
+
+
 # Short options
 
 

@@ -157,8 +157,8 @@ def test_the_entropy_bonus_goes_to_its_end_in_a_straight_line() -> None:
 
 
 def test_the_entropy_bonus_follows_the_clock_of_the_run(tmp_path: Path) -> None:
-    """At its end the bonus is so large that the policy becomes even; at T = 0 it is nothing."""
-    options = {"entropy_coef": 0.0, "entropy_end": 1e6, "entropy_steps": 100}
+    """At its end the bonus outweighs everything; at T = 0 it is nothing."""
+    options = {"entropy_coef": 0.0, "entropy_end": 1e6, "entropy_steps": 100, "max_grad_norm": 1e9}
     gaps = {}
     for clock in (0, 100):
         module = graph(agents={"beta": agent(**options)})
@@ -169,7 +169,7 @@ def test_the_entropy_bonus_follows_the_clock_of_the_run(tmp_path: Path) -> None:
         gradient = network.policy_head.bias.grad
         assert gradient is not None
         gaps[clock] = gradient.abs().max().item()
-    assert gaps[0] < gaps[100] / 10  # clipped to 40 at the end
+    assert gaps[0] < gaps[100] / 1_000
 
 
 # Rewards
