@@ -181,6 +181,27 @@ def test_a_student_follows_the_sum_of_its_reinforcement_and_weighted_distillatio
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_path: Path) -> None:
+    module = graph(transfer(kind="identity"), agents={"alpha": agent(), "beta": agent(batch_copies=2)})
+    (edge,) = module.transfers
+    taught, loss = [], edge.distillation_loss  # type: ignore[union-attr]
+
+    def watched(output: Any, aligned: torch.Tensor) -> torch.Tensor:
+        taught.append(aligned.clone())
+        return loss(output, aligned)  # type: ignore[operator, no-any-return]
+
+    edge.distillation_loss = watched  # type: ignore[assignment]
+    beta = random_rollout(7, copies=5)
+    rollout = beta.obs, torch.zeros_like(beta.state), beta.resets
+    teacher = module.agents["alpha"].network
+    said: list[torch.Tensor] = []
+    advise = edge.teacher.advise  # type: ignore[union-attr]
+    edge.teacher.advise = lambda *args: said.append(teacher(*rollout).logits[:5]) or advise(*args)  # type: ignore
+    step_once(module, tmp_path, {"alpha": random_rollout(8, copies=5), "beta": beta})
+    assert [part.shape[1] for part in taught] == [2, 2, 1]
+    assert_close(torch.cat(taught, 1), said[0].detach())
+
+
 def test_the_gradient_is_clipped_by_its_global_norm(tmp_path: Path) -> None:
     module = graph(agents={"beta": agent(max_grad_norm=0.01)})
     step_once(module, tmp_path)

@@ -214,7 +214,7 @@ def test_fault_25_a_first_observation_that_is_not_finite_is_refused_by_name() ->
 
 def test_fault_25_a_reward_that_is_not_finite_ends_the_run(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("NotFinite", where="reward", value=float("nan"))))
-    with pytest.raises(WorkerError, match=r"worker 0 of toy.*FloatingPointError: toy_envs:NotFiniteToy-v0 gave a reward"):
+    with pytest.raises(WorkerError, match=r"worker 0 of toy.*FloatingPointError: toy_envs:NotFinite\S+ gave a reward"):
         take(pool, 3)
 
 
