@@ -38,7 +38,8 @@ class ActionDistributions(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Collaboration)
-        self._write(trainer, pl_module)
+        if int(pl_module.latest.get("env_steps", 0)) > self._last:
+            self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
         path = Path(trainer.log_dir or trainer.default_root_dir) / "action_distributions.jsonl"

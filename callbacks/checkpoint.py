@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
 
@@ -40,6 +41,14 @@ class EnvStepsCheckpoint(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Collaboration)
         if pl_module.clock > self._last:
+            self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        assert isinstance(pl_module, Collaboration)
+        told_to_end = isinstance(exception, SIGTERMException) or (
+            isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
+        )
+        if told_to_end and pl_module.clock > self._last:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, module: Collaboration) -> None:

@@ -22,7 +22,7 @@ class Progress(pl.Callback):
     """
 
     def __init__(self, refresh: float = 2.0) -> None:
-        if refresh <= 0:
+        if not refresh > 0:
             raise ValueError(f"Progress.refresh is {refresh}; it must be above 0")
         self.refresh = refresh
         self._live: Live | None = None
@@ -114,4 +114,4 @@ def render(module: Collaboration) -> Group:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 or value == round(value, 0) else f"{value:.3g}"

@@ -31,7 +31,7 @@ class AlignmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "depth", "lr", "max_grad_norm"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"alignment.{name} is {getattr(self, name)}; it must be above 0")
 
 

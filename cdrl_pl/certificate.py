@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -123,11 +123,13 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
             versions=dict(content["versions"]),
             sha256=str(content["sha256"]),
         )
+        if unknown := set(content) - {f.name for f in fields(Certificate)}:
+            raise CertificateError(f"{folder / CERTIFICATE} has unknown fields: {', '.join(sorted(unknown))}")
         if ":" in certificate.env.id:
             raise CertificateError(f"{folder / CERTIFICATE}: env.id {certificate.env.id!r} names a module; refused")
     except CertificateError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CertificateError(
             f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}"
         ) from None
@@ -156,18 +158,41 @@ def _record(kind: type, content: Any) -> Any:
     unknown = set(content) - {f.name for f in fields(kind)}
     if unknown:
         raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _is(values[name], hint):
+            raise TypeError(f"{kind.__name__}.{name} is {str(values[name])[:80]!r}, which is not {hint}")
+    return kind(**values)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a JSON value (lists as tuples) is of the type that a record's field declares."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        kinds = [inner[0]] * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return hint is Any or (isinstance(value, hint) and (hint is bool or not isinstance(value, bool)))
 
 
 def _check_shapes(path: Path, certificate: Certificate) -> None:
     """Compares names, shapes and types before anything of their size is allocated."""
-    spec = certificate.spec
-    if math.prod(spec.obs_shape) > 2**24 or spec.num_actions > 2**16 or spec.num_actions < 1:
-        raise CertificateError(
-            f"{path.parent / CERTIFICATE}: observations {spec.obs_shape} with {spec.num_actions} actions"
-        )
-    with torch.device("meta"):
-        expected = PolicyNetwork(certificate.network, spec.obs_shape, spec.num_actions).state_dict()
+    spec, network = certificate.spec, certificate.network
+    sizes = (*spec.obs_shape, network.channels, network.hidden, network.lstm, spec.num_actions)
+    if not spec.obs_shape or min(*spec.obs_shape, spec.num_actions) < 1 or max(sizes) > 2**14 or network.depth > 100:
+        raise CertificateError(f"{path.parent / CERTIFICATE}: sizes {str(sizes)[:200]}, depth {network.depth}: refused")
+    try:
+        with torch.device("meta"):
+            expected = PolicyNetwork(network, spec.obs_shape, spec.num_actions).state_dict()
+    except (ValueError, RuntimeError) as error:
+        raise CertificateError(f"{path.parent / CERTIFICATE}: {error}") from None
     try:
         with safe_open(path, "pt") as file:
             found = {k: (tuple(file.get_slice(k).get_shape()), file.get_slice(k).get_dtype()) for k in file.keys()}  # noqa: SIM118 - it is no dict
@@ -177,5 +202,5 @@ def _check_shapes(path: Path, certificate: Certificate) -> None:
     if found != wanted:
         wrong = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
         raise CertificateError(
-            f"{path} does not hold the network that the certificate names; different: {', '.join(wrong)}"
+            f"{path} does not hold the network that the certificate names; different: {', '.join(wrong[:5])}"
         )

@@ -118,6 +118,7 @@ class Collaboration(pl.LightningModule):
         self.latest: dict[str, float] = {}  # the last log line
         self.meter = Meter()
         self._optimizer_index: dict[str, int] = {}
+        self._rates: list[float] = []
         self._logged_at, self._logged_time = 0, time.perf_counter()
 
     @staticmethod
@@ -191,6 +192,7 @@ class Collaboration(pl.LightningModule):
             if self.reading.distill_step == "separate" and isinstance(student, Student):
                 made[f"distill/{transfer.name}"] = _adam(student.network, 1e-4)  # the program's own rate
         self._optimizer_index = {name: i for i, name in enumerate(made)}
+        self._rates = [optimizer.param_groups[0]["lr"] for optimizer in made.values()]
         return list(made.values())
 
     def _step(self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
@@ -214,7 +216,7 @@ class Collaboration(pl.LightningModule):
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         self.meter.add(f"grad_norm/{name}", norm)
         if scaler is None and not torch.isfinite(norm):
-            self.meter.add(f"skipped_steps/{name}", 1.0)
+            self.meter.count(f"skipped_steps/{name}")
             return
         optimizer.step()
 
@@ -336,7 +338,9 @@ class Collaboration(pl.LightningModule):
         return {name: [Episode(*e) for part in parts for e in part[name]] for name in own}
 
     def on_train_start(self) -> None:
-        """The speed of the first log line counts from here."""
+        """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
+        for optimizer, rate in zip(self.trainer.optimizers, self._rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
         self._logged_at, self._logged_time = self.clock, time.perf_counter()
 
     # Evaluation of the frozen policies on fresh environments

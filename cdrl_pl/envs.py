@@ -144,6 +144,11 @@ def resolve(config: EnvConfig) -> EnvConfig:
     for option, ok, allowed in (
         ("image_size", merged.image_size >= 1, "1 or more"),
         ("noop_max", merged.noop_max >= 0, "0 or more"),
+        (
+            "crop",
+            merged.crop is None or 0 <= merged.crop[0] < merged.crop[1],
+            "[first, last] with 0 <= first < last, last being excluded",
+        ),
         ("max_episode_steps", merged.max_episode_steps is None or merged.max_episode_steps >= 1, "1 or more"),
         (
             "repeat_action_probability",
@@ -245,6 +250,8 @@ class AtariGame:
         self._actions = self._ale.getLegalActionSet() if config.full_action_space else self._ale.getMinimalActionSet()
         self.spec = EnvSpec((1, config.image_size, config.image_size), "uint8", tuple(a.name for a in self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
+        if config.crop is not None and config.crop[1] > len(self._screen):
+            raise EnvError(f"env.crop is {config.crop}; {config.id} has {len(self._screen)} rows")
         self._low, self._high = (skip, skip) if isinstance(skip, int) else skip
         self._limit = config.max_episode_steps
         self._steps = 0
@@ -278,6 +285,7 @@ class AtariGame:
     def snapshot(self) -> dict[str, Any]:
         return {
             "emulator": np.frombuffer(self._ale.cloneSystemState().__getstate__(), np.uint8).copy(),
+            "screen": self._screen.copy(),
             "rng": self._rng.bit_generator.state,
             "steps": self._steps,
         }
@@ -290,7 +298,8 @@ class AtariGame:
         self._ale.restoreSystemState(state)
         self._rng.bit_generator.state = snapshot["rng"]
         self._steps = snapshot["steps"]
-        self._observe(out)
+        self._screen[...] = snapshot["screen"]  # the emulator draws it anew only when it plays on
+        _resize(self._screen, self.config.crop, out)
 
     def render(self) -> Array:
         return np.asarray(self._ale.getScreenRGB())
@@ -327,14 +336,14 @@ class GymGame:
         count = int(actions.n)
         names = getattr(self._env.unwrapped, "get_action_meanings", lambda: [str(i) for i in range(count)])()
         self._image = len(space.shape) >= 2 and space.dtype == np.uint8
-        if self._image and not (len(space.shape) == 2 or space.shape[-1] in (1, 3)):
+        if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
             raise EnvError(
                 f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
             )
         size = config.image_size
         shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
         self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(names))
-        self._seeds = np.random.SeedSequence(seed)
+        self._seed = seed
         self._episode = -1
         self._played: list[int] = []
 
@@ -352,7 +361,7 @@ class GymGame:
         _resize(grey, self.config.crop, out)
 
     def _begin(self, out: Array) -> None:
-        entropy = np.random.SeedSequence([*np.atleast_1d(self._seeds.entropy), self._episode])  # type: ignore[arg-type]
+        entropy = np.random.SeedSequence([self._seed, self._episode])
         obs, _ = self._env.reset(seed=int(entropy.generate_state(1)[0]))
         self._played = []
         self._write(obs, out)
@@ -368,10 +377,10 @@ class GymGame:
         return float(reward), bool(terminated), bool(truncated) and not terminated
 
     def snapshot(self) -> dict[str, Any]:
-        return {"episode": self._episode, "actions": np.asarray(self._played, np.int16)}
+        return {"seed": self._seed, "episode": self._episode, "actions": np.asarray(self._played, np.int16)}
 
     def restore(self, snapshot: dict[str, Any], out: Array) -> None:
-        self._episode = snapshot["episode"]
+        self._seed, self._episode = snapshot["seed"], snapshot["episode"]
         self._begin(out)
         for action in snapshot["actions"].tolist():
             self.step(action, out)

@@ -71,7 +71,7 @@ def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
         [T, B], 0 where both distributions are equal.
     """
     _same_shape(target=target, student=student)
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")
     log_p = F.log_softmax(target.detach().float() / temperature, -1)
     log_q = F.log_softmax(student.float(), -1)

@@ -16,18 +16,22 @@ class Meter:
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = defaultdict(list)
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, float] = defaultdict(float)
 
     def add(self, name: str, value: Tensor | float) -> None:
         """One more value of ``name``."""
         self._values[name].append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
+
+    def count(self, name: str, number: float = 1.0) -> None:
+        """Adds to a sum."""
+        self._sums[name] += number
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Adds the seconds spent inside; on a GPU, those of issuing the work."""
         began = time.perf_counter()
         yield
-        self._seconds[name] += time.perf_counter() - began
+        self.count(name, time.perf_counter() - began)
 
     def flush(self) -> dict[str, float]:
         """Mean of every name since the last flush (``name/i`` per element of a vector) and seconds by name."""
@@ -38,7 +42,7 @@ class Meter:
                 result[name] = mean.item()
             else:
                 result.update({f"{name}/{i}": x for i, x in enumerate(mean.tolist())})
-        result.update(self._seconds)
+        result.update(self._sums)
         self._values.clear()
-        self._seconds.clear()
+        self._sums.clear()
         return result

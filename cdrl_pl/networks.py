@@ -33,6 +33,8 @@ class NetworkConfig:
     lstm: int = 256
 
     def __post_init__(self) -> None:
+        if self.trunk not in ("conv", "residual", "mlp"):
+            raise ValueError(f"network.trunk is {self.trunk!r}; it must be conv, residual or mlp")
         for name, least in (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"network.{name} is {getattr(self, name)}; it must be {least} or more")

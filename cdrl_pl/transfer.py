@@ -73,9 +73,9 @@ class Transfer(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.reading, self.name = config, reading, config.name
-        if config.temperature <= 0:
+        if not config.temperature > 0:
             raise ValueError(f"transfer {self.name}: temperature is {config.temperature}; it must be above 0")
-        if config.weight < 0:
+        if not config.weight >= 0:
             raise ValueError(f"transfer {self.name}: weight is {config.weight}; it must be 0 or more")
         if teacher.obs_shape != student.obs_shape:
             raise ValueError(

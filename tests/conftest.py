@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
 
-POOL = {"workers": 1, "copies": 2, "steps": 5, "stall_timeout": 30.0}
+POOL = {"workers": 1, "copies": 2, "steps": 5, "stall_timeout": 60.0}
 
 
 @pytest.fixture(autouse=True)

@@ -183,23 +183,23 @@ def test_a_student_follows_the_sum_of_its_reinforcement_and_weighted_distillatio
 
 def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_path: Path) -> None:
     module = graph(transfer(kind="identity"), agents={"alpha": agent(), "beta": agent(batch_copies=2)})
-    (edge,) = module.transfers
-    taught, loss = [], edge.distillation_loss  # type: ignore[union-attr]
-
-    def watched(output: Any, aligned: torch.Tensor) -> torch.Tensor:
-        taught.append(aligned.clone())
-        return loss(output, aligned)  # type: ignore[operator, no-any-return]
-
-    edge.distillation_loss = watched  # type: ignore[assignment]
-    beta = random_rollout(7, copies=5)
-    rollout = beta.obs, torch.zeros_like(beta.state), beta.resets
-    teacher = module.agents["alpha"].network
+    (edge,) = module.edges
     said: list[torch.Tensor] = []
-    advise = edge.teacher.advise  # type: ignore[union-attr]
-    edge.teacher.advise = lambda *args: said.append(teacher(*rollout).logits[:5]) or advise(*args)  # type: ignore
-    step_once(module, tmp_path, {"alpha": random_rollout(8, copies=5), "beta": beta})
+    taught: list[torch.Tensor] = []
+    advise, loss = edge.advise, edge.distillation_loss
+
+    def watched_advise(rollout: Rollout) -> torch.Tensor:
+        said.append(advise(rollout))
+        return said[-1]
+
+    def watched_loss(output: Any, aligned: torch.Tensor) -> torch.Tensor:
+        taught.append(aligned.clone())
+        return loss(output, aligned)
+
+    edge.advise, edge.distillation_loss = watched_advise, watched_loss  # type: ignore[method-assign]
+    step_once(module, tmp_path, random_batch(module, copies=5))
     assert [part.shape[1] for part in taught] == [2, 2, 1]
-    assert_close(torch.cat(taught, 1), said[0].detach())
+    assert torch.equal(torch.cat(taught, 1), said[0])
 
 
 def test_the_gradient_is_clipped_by_its_global_norm(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_all_optimizers_exist_from_the_start_in_a_fixed_order(preset: str, expec
     optimizers = module.configure_optimizers()
     owners = {"student/alpha": "alpha", "student/beta": "beta", "distill/alpha-beta": "beta"}
     for name, optimizer in zip(expected, optimizers, strict=True):
-        owner = module.agents[owners[name]].network if name in owners else module.transfers[0].alignment  # type: ignore
+        owner = module.agents[owners[name]].network if name in owners else module.edges[0].alignment
         assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in owner.parameters()}
 
 

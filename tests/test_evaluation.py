@@ -19,7 +19,7 @@ from cdrl_pl.envs import EnvConfig, make_game
 from cdrl_pl.evaluation import evaluate
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 
-ENV = EnvConfig(CARTPOLE, max_episode_steps=30)
+ENV = EnvConfig(CARTPOLE, max_episode_steps=60)
 SHORT, LONG = 1, 60
 
 
@@ -41,6 +41,15 @@ class CoinEnv(gym.Env):
 
 gym.register("Coin-v0", CoinEnv, disable_env_checker=True)
 COIN = EnvConfig("Coin-v0")
+
+
+def lively() -> PolicyNetwork:
+    """Plays short and long episodes, and remembers: mixing up the copies' memories would change what it does."""
+    network, make = new_network(), torch.Generator().manual_seed(12)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=make))
+    return network
 
 
 def leaning(logit: float) -> PolicyNetwork:
@@ -123,32 +132,31 @@ def test_short_episodes_are_not_favoured() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_sampled_score_equals_an_independent_loop(seed: int) -> None:
-    network = new_network()
+    network = lively()
     game_seed, own = streams(seed, 1)
     rng = np.random.Generator(np.random.PCG64(own))
     returns, lengths = play_alone(network, ENV, game_seed, 12, rng)
     score = evaluate(network, ENV, 12, seed=seed, copies=1)
-    assert score.returns == tuple(returns) and len(set(returns)) > 2
+    assert score.returns == tuple(returns) and len(set(returns)) > 5
     assert_allclose([score.mean, score.std], [np.mean(returns), np.std(returns)])
     assert_allclose(score.mean_length, np.mean(lengths))
 
 
 def test_a_greedy_score_equals_independent_loops() -> None:
-    network, expected = new_network(), []
+    network, expected = lively(), []
     for own in streams(3, 3)[:3]:
         expected += play_alone(network, ENV, own, 4)[0]
     score = evaluate(network, ENV, 12, greedy=True, seed=3, copies=3)
-    assert sorted(score.returns) == sorted(expected) and len(set(expected)) > 2
+    assert sorted(score.returns) == sorted(expected) and len(set(expected)) > 5
 
 
 def test_a_policy_that_remembers_otherwise_scores_otherwise() -> None:
     """A control of the loops above: this policy's memory decides what it does."""
-    network = new_network()
-    forgetful = new_network()
+    forgetful = lively()
+    assert forgetful.lstm is not None
     with torch.no_grad():
-        for name in ("weight_hh_l0", "bias_hh_l0"):
-            getattr(forgetful.lstm, name).zero_()
-    assert evaluate(network, ENV, 12, True).returns != evaluate(forgetful, ENV, 12, True).returns
+        forgetful.lstm.weight_hh_l0.zero_()
+    assert evaluate(lively(), ENV, 12, True).returns != evaluate(forgetful, ENV, 12, True).returns
 
 
 def test_the_greedy_policy_takes_the_most_probable_action() -> None:

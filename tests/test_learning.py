@@ -42,7 +42,7 @@ def test_a_student_without_rewards_learns_from_the_teacher(learned: Path, tmp_pa
     config = {
         "seed_everything": 2,
         "model": {
-            "T_max": 60_000,
+            "T_max": 40_000,
             "window": 20,
             "log_every": 1000,
             "agents": {
@@ -64,4 +64,4 @@ def test_a_student_without_rewards_learns_from_the_teacher(learned: Path, tmp_pa
     answer = call("fit", "--config", write(tmp_path / "student.yaml", config), cwd=tmp_path, timeout=280)
     assert answer.returncode == 0, answer.stderr
     lines = metrics(tmp_path)
-    assert float(lines[0]["return/student"]) < 100 and float(lines[-1]["return/student"]) >= 350
+    assert float(lines[0]["return/student"]) < 100 and float(lines[-1]["return/student"]) >= 400

@@ -57,8 +57,7 @@ TABLE: dict[str, tuple[Any, Any]] = {
 
 
 def only_transfer(module: Collaboration) -> Transfer:
-    (found,) = module.transfers
-    assert isinstance(found, Transfer)
+    (found,) = module.edges
     return found
 
 

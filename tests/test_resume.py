@@ -76,7 +76,7 @@ def final_state(module: Collaboration, trainer: pl.Trainer) -> dict[str, Any]:
             "optimizers": [o.state_dict() for o in trainer.optimizers],
             "clocks": [module.env_steps, module.policy_version],
             "episodes": [module.episodes, module.num_episodes],
-            "memory": [t.teacher.memory for t in module.transfers],  # type: ignore[union-attr]
+            "memory": [t.teacher.memory for t in module.edges],
             "callbacks": [[type(c).__name__, c.state_dict()] for c in callbacks],
             "log": latest,
         }

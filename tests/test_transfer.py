@@ -159,7 +159,7 @@ def test_a_teacher_and_its_student_need_not_share_a_structure() -> None:
 def test_a_live_teacher_changes_as_its_agent_learns(tmp_path: Path) -> None:
     module = make_graph(edge())
     rollout = random_rollout(7)
-    teacher = module.transfers[0].teacher  # type: ignore[union-attr]
+    teacher = module.edges[0].teacher
     assert teacher.network is module.agents["alpha"].network
     before = Teacher(teacher.network).advise(rollout)
     step_once(module, tmp_path)
@@ -287,8 +287,7 @@ def test_alignment_learns_to_reproduce_the_students_policy() -> None:
 @pytest.mark.parametrize(("alpha", "beta"), [(WIDE, CARTPOLE), (CARTPOLE, WIDE)])
 def test_fault_23_f_maps_between_different_action_counts(alpha: str, beta: str) -> None:
     module = make_graph(edge(), agents={"alpha": agent(alpha), "beta": agent(beta)})
-    transfer, counts = module.transfers[0], {CARTPOLE: 2, WIDE: 5}
-    assert isinstance(transfer, Transfer)
+    transfer, counts = module.edges[0], {CARTPOLE: 2, WIDE: 5}
     advice = transfer.advise(random_rollout(actions=counts[beta]))
     assert advice.shape == (5, 2, counts[alpha]) and transfer.alignment(advice).shape == (5, 2, counts[beta])
 
@@ -367,7 +366,7 @@ def test_the_identity_needs_no_alignment_phase() -> None:
 
 def test_the_runs_schedule_wins_over_the_transfers() -> None:
     module = make_graph(edge(T1=1, T2=2, stop=3), T1=10, T2=20, stop="never")
-    assert module.transfers[0].schedule == Schedule(10, 20, None)  # type: ignore[union-attr]
+    assert module.edges[0].schedule == Schedule(10, 20, None)
 
 
 def test_a_student_of_a_certificated_teacher_has_another_memory(tmp_path: Path) -> None:
@@ -376,4 +375,4 @@ def test_a_student_of_a_certificated_teacher_has_another_memory(tmp_path: Path) 
     agents = {"alpha": AgentConfig(certificate=str(tmp_path / "expert")), "beta": agent()}
     module = make_graph(edge(), agents=agents)
     step_once(module, tmp_path)
-    assert module.transfers[0].teacher.memory[0].shape == (2, 14)  # type: ignore[union-attr, index]
+    assert module.edges[0].teacher.memory[0].shape == (2, 14)

@@ -49,7 +49,7 @@ class LocalActor:
         self._network = PolicyNetwork(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
         self._weights, self._rng, self._bf16 = weights, rng, bf16
         self._flat = np.empty(sum(p.numel() for p in self._network.parameters()), np.float32)
-        self._version = -1
+        self._version: int | None = None
         self.state = self._network.initial_state(copies)
 
     def refresh(self) -> int:
@@ -75,7 +75,9 @@ class LocalActor:
     def values(self, obs: Array, copies: Array) -> Array:
         with self._inference():
             resets = torch.zeros(len(copies), dtype=torch.bool)
-            _, values, _ = self._network.act(torch.from_numpy(obs), self.state[torch.from_numpy(copies)], resets)
+            _, values, _ = self._network.act(
+                torch.from_numpy(obs).clone(), self.state[torch.from_numpy(copies)], resets
+            )
         return values.numpy()
 
 

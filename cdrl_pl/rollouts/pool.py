@@ -87,7 +87,7 @@ class Pool:
 
     Usage::
 
-        pool.start(); pool.publish(network, 0)
+        pool.publish(network, 0); pool.start()
         rollout = pool.next()   # views into shared memory, valid until the next call
         ...                     # learn
         pool.publish(network, 1)
@@ -119,6 +119,7 @@ class Pool:
         )
         self._workers: list[_Worker] = []
         self._snapshots: dict[int, Any] = {}
+        self._saving = False
         self._ready: deque[tuple[int, Played]] = deque()  # worker index and what it played, oldest first
         self._held: list[tuple[int, int]] = []  # worker index and slot of the rollouts the learner has
         self._resume: dict[str, Any] | None = None
@@ -207,6 +208,12 @@ class Pool:
         self._finalizer = weakref.finalize(self, _kill_all, [w.process for w in self._workers])
         for slot in dead.owed:
             self._order(worker, slot)
+        if self._saving:
+            self._ask_snapshot(worker)
+
+    def _ask_snapshot(self, worker: _Worker) -> None:
+        with suppress(OSError):  # where it died, its replacement is asked
+            worker.connection.send((Command.SNAPSHOT, None))
 
     # Messages
 
@@ -218,7 +225,7 @@ class Pool:
             try:
                 while worker.connection.poll():
                     self._take(worker, *worker.connection.recv())
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # gone, perhaps in the middle of a message
                 self._replace(worker)
                 continue
             if not worker.process.is_alive() and not worker.connection.poll():
@@ -236,7 +243,7 @@ class Pool:
             worker.owed.discard(content.slot)
             worker.restarts = 0
             worker.rollouts += 1
-            self._ready.append((worker.index, content))
+            self._ready.append((worker.index, content._replace(generation=worker.generation)))
             self.worker_waited += content.wait_seconds
             self.worker_played += content.play_seconds
         elif reply is Reply.SNAPSHOT:
@@ -281,8 +288,8 @@ class Pool:
         parts = [self._rollout(index, played)]
         while self.config.concatenate:
             position = next((i for i, (other, _) in enumerate(self._ready) if other == index), None)
-            if position is None:
-                break
+            if position is None or self._ready[position][1].generation != played.generation:
+                break  # a replacement begins new episodes
             played = self._ready[position][1]
             del self._ready[position]
             parts.append(self._rollout(index, played))
@@ -315,12 +322,17 @@ class Pool:
         In the deterministic mode that is everything: the games, their randomness and the rollouts not yet handed over,
         so that a resumed run goes on bit for bit. Otherwise the games start new episodes on resume.
         """
+        if self._resume is not None:
+            return self._resume  # loaded, and not played on since
         state: dict[str, Any] = {"epoch": self.epoch, "version": self.version}
         if self.config.deterministic and self._workers:
             self._snapshots = {}
+            self._saving = True
             for worker in self._workers:
-                worker.connection.send((Command.SNAPSHOT, None))
+                self._ask_snapshot(worker)
             self._receive_until(lambda: len(self._snapshots) == len(self._workers), "a snapshot")
+            self._saving = False
+            state["generations"] = [w.generation for w in self._workers]
             state["workers"] = [_to_tensors(self._snapshots[w.index]) for w in self._workers]
             state["ready"] = [
                 {"worker": index, "played": [p.slot, p.policy_version, p.play_seconds, p.wait_seconds],
@@ -345,6 +357,8 @@ class Pool:
                 f"{len(self._workers)}; a deterministic run goes on only with as many"
             )
 
+        for worker, generation in zip(self._workers, state["generations"], strict=True):
+            worker.generation = generation
         for worker, snapshot in zip(self._workers, state["workers"], strict=True):
             worker.connection.send((Command.RESTORE, _to_arrays(snapshot)))
         for entry in state["ready"]:

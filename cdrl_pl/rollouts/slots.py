@@ -6,6 +6,7 @@ No locks: a process that is killed cannot leave one held.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from cdrl_pl.envs import EnvSpec
 
 Array = np.ndarray[Any, Any]
 Schema = dict[str, tuple[tuple[int, ...], str]]
+LINE = 64  # bytes; every field starts on a cache line, since where numbers lie decides how sums of them are rounded
 
 
 def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int) -> Schema:
@@ -42,17 +44,18 @@ class Slots:
     def __init__(self, context: BaseContext, schema: Schema, count: int) -> None:
         self.schema, self.count = schema, count
         self._size = sum(self._bytes(*entry) for entry in schema.values())
-        self._raw = context.RawArray("b", self._size * count)
+        self._raw = context.RawArray("b", self._size * count + LINE)
 
     @staticmethod
     def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-        return -(-math.prod(shape) * np.dtype(dtype).itemsize // 64) * 64  # fields start on cache lines
+        return -(-math.prod(shape) * np.dtype(dtype).itemsize // LINE) * LINE
 
     def __getitem__(self, index: int) -> dict[str, Array]:
         """Views of slot ``index``; no copies."""
         if not 0 <= index < self.count:
             raise IndexError(f"slot {index} of {self.count}")
-        offset, views = index * self._size, {}
+        start = -ctypes.addressof(self._raw) % LINE  # the same in every process: mappings are page-aligned
+        offset, views = start + index * self._size, {}
         for name, (shape, dtype) in self.schema.items():
             count = math.prod(shape)
             views[name] = np.frombuffer(self._raw, dtype, count, offset).reshape(shape)
@@ -72,6 +75,7 @@ class SharedWeights:
         self.shapes = dict(shapes)
         self._raw = context.RawArray("f", sum(math.prod(s) for s in self.shapes.values()))
         self._clock = context.RawArray("q", 2)  # sequence, policy version
+        self._clock[1] = -1  # nothing was written yet
 
     def views(self) -> dict[str, Array]:
         """The weights by name, in place."""

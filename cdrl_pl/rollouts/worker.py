@@ -51,6 +51,7 @@ class Played(NamedTuple):
     episodes: tuple[Episode, ...]
     play_seconds: float
     wait_seconds: float  # waiting for a free slot before it
+    generation: int = 0  # of the worker, counted by the pool
 
 
 class Failure(NamedTuple):
@@ -100,6 +101,7 @@ class Player:
         version, episodes = self._actor.refresh(), []
         slot["obs"][0], slot["resets"][0], slot["state"][:] = self._obs, self._resets, self._actor.state.numpy()
         slot["final_values"].fill(0.0)
+        self._check_finite(self._obs)
         for t in range(self.config.steps):
             actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t])
             slot["actions"][t] = actions
@@ -109,7 +111,7 @@ class Player:
                 slot["rewards"][t, b], slot["terminated"][t, b], slot["truncated"][t, b] = outcome
             self._length += 1
             self._return += slot["rewards"][t]
-            self._check_finite(slot["rewards"][t], following)
+            self._check_finite(following, slot["rewards"][t])
             episodes += self._restart_ended(slot, t)
         self._obs[:], self._resets[:] = slot["obs"][-1], slot["resets"][-1]
         return version, episodes
@@ -130,9 +132,9 @@ class Player:
             self._games[b].reset(following[b])
         return episodes
 
-    def _check_finite(self, rewards: Array, obs: Array) -> None:
+    def _check_finite(self, obs: Array, rewards: Array | None = None) -> None:
         for what, values in (("reward", rewards), ("observation", obs)):
-            if values.dtype == np.float32 and not np.isfinite(values).all():
+            if values is not None and values.dtype == np.float32 and not np.isfinite(values).all():
                 bad = int(np.argwhere(~np.isfinite(values))[0][0])
                 raise FloatingPointError(f"{self.config.env.id} gave a {what} that is not finite (copy {bad})")
 
