@@ -27,6 +27,10 @@ class EnvStepsCheckpoint(pl.Callback):
         self.saved: list[str] = []
         self._last = 0
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Last, so that what the other callbacks did after a batch is in the checkpoint taken after it.
+        trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]  # type: ignore[attr-defined]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Collaboration)
         self._last = pl_module.clock
@@ -55,7 +59,8 @@ class EnvStepsCheckpoint(pl.Callback):
         folder = trainer.log_dir or trainer.default_root_dir
         path = Path(folder) / "checkpoints" / f"env_steps={module.clock}.ckpt"
         self._last = module.clock
-        self.saved = [p for p in self.saved if p != str(path)] + [str(path)]
+        own = [p for p in self.saved if Path(p).parent == path.parent]  # not those of the run that this one resumed
+        self.saved = [p for p in own if p != str(path)] + [str(path)]
         trainer.save_checkpoint(path)
         while len(self.saved) > self.keep:
             old = self.saved.pop(0)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
@@ -163,6 +164,14 @@ def clean_errors() -> Iterator[None]:
         if os.environ.get(DEBUG) or any(_is_fault(part) for part in _chain(error)):
             raise
         refuse(_shorten(str(error)))
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        what = str(error)
+        if "loading state_dict" in what:
+            different = [line.strip() for line in what.splitlines()[1:]]
+            refuse(f"the checkpoint does not fit the config; {len(different)} differences, the first: {different[0]}")
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in what:
+            raise
+        refuse("the checkpoint cannot be read; it is damaged, or no checkpoint")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -119,7 +119,8 @@ class Collaboration(pl.LightningModule):
         self.meter = Meter()
         self._optimizer_index: dict[str, int] = {}
         self._rates: list[float] = []
-        self._logged_at, self._logged_time = 0, time.perf_counter()
+        self._logged_at = 0  # T of the last log line
+        self._timed_at, self._timed_since = 0, time.perf_counter()  # from where the next line's speed counts
 
     @staticmethod
     def _check_edges(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
@@ -230,7 +231,7 @@ class Collaboration(pl.LightningModule):
             self._new_episodes[name] += rollout.episodes
             self.meter.add(f"policy_lag/{name}", float(rollout.policy_lag))
         self.policy_version += 1
-        if self.clock - self._logged_at >= self.log_every:
+        if self.clock // self.log_every > self._logged_at // self.log_every:
             self._log()
         if self.clock >= self.T_max:
             self._log()
@@ -307,7 +308,7 @@ class Collaboration(pl.LightningModule):
         if self.clock == self._logged_at:
             return
         now = time.perf_counter()
-        seconds = max(now - self._logged_time, 1e-9)
+        seconds = max(now - self._timed_since, 1e-9)
         line: dict[str, float] = {"env_steps": self.clock}
         for name, own in self._gather_episodes().items():
             self.episodes[name].extend(own)
@@ -316,7 +317,7 @@ class Collaboration(pl.LightningModule):
                 line[f"return/{name}"] = mean
                 line[f"length/{name}"] = sum(e.length for e in self.episodes[name]) / len(self.episodes[name])
             line[f"episodes/{name}"] = self.num_episodes[name]
-        line["decisions_per_second"] = (self.clock - self._logged_at) * len(self.env_steps) / seconds
+        line["decisions_per_second"] = (self.clock - self._timed_at) * len(self.env_steps) / seconds
         line["seconds"] = seconds
         line.update(self.meter.flush())
         statistics: Callable[[], dict[str, float]] = getattr(
@@ -324,7 +325,7 @@ class Collaboration(pl.LightningModule):
         )
         line.update(statistics())
         self.latest = line
-        self._logged_at, self._logged_time = self.clock, now
+        self._logged_at, self._timed_at, self._timed_since = self.clock, self.clock, now
         for logger in self.loggers:
             logger.log_metrics(line, step=self.clock)
 
@@ -341,7 +342,7 @@ class Collaboration(pl.LightningModule):
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
         for optimizer, rate in zip(self.trainer.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
-        self._logged_at, self._logged_time = self.clock, time.perf_counter()
+        self._timed_at, self._timed_since = self.clock, time.perf_counter()
 
     # Evaluation of the frozen policies on fresh environments
 
@@ -380,6 +381,8 @@ class Collaboration(pl.LightningModule):
         checkpoint["collaboration"] = {
             "env_steps": dict(self.env_steps),
             "policy_version": self.policy_version,
+            "logged_at": self._logged_at,
+            "latest": dict(self.latest),
             "episodes": {k: [list(e) for e in v] for k, v in self.episodes.items()},
             "num_episodes": dict(self.num_episodes),
             "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
@@ -394,6 +397,7 @@ class Collaboration(pl.LightningModule):
                 f"the checkpoint has the agents {', '.join(state['env_steps'])}, the config {', '.join(self.env_steps)}"
             )
         self.env_steps = dict(state["env_steps"])
+        self._logged_at, self.latest = state["logged_at"], dict(state["latest"])
         self.policy_version, self.num_episodes = state["policy_version"], dict(state["num_episodes"])
         for name in self.env_steps:
             self.episodes[name].extend(Episode(*e) for e in state["episodes"][name])

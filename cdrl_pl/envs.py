@@ -324,7 +324,10 @@ class GymGame:
             make["max_episode_steps"] = config.max_episode_steps
         if render:
             make["render_mode"] = "rgb_array"
-        self._env = gymnasium.make(config.id, **make)
+        try:
+            self._env = gymnasium.make(config.id, **make)
+        except (TypeError, gymnasium.error.Error) as error:
+            raise EnvError(f"env.id {config.id!r} cannot be made with {make}: {error}") from error
         space, actions = self._env.observation_space, self._env.action_space
         if not isinstance(actions, Discrete):
             raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")

@@ -428,6 +428,21 @@ def test_a_checkpoint_of_other_agents_is_refused(finished: Path, refused: Callab
     assert "alpha, beta" in text and "gamma" in text
 
 
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_of_another_network_is_refused(command: str, finished: Path, refused: Callable[..., str]) -> None:
+    text = refused(*saved(finished), "--model.agents.beta.network.hidden=9", command=command)
+    assert "does not fit the config" in text and "_agents.beta.network" in text
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+def test_a_damaged_checkpoint_is_refused(
+    kept: int, finished: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    *config, _, checkpoint = saved(finished)
+    (tmp_path / "damaged.ckpt").write_bytes(Path(checkpoint).read_bytes()[:kept])
+    assert "the checkpoint cannot be read" in refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_a_checkpoint_can_be_evaluated(command: str, finished: Path, run: Run) -> None:
     options = saved(finished)
