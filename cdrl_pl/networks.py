@@ -142,7 +142,7 @@ class PolicyNetwork(nn.Module):
         cuts = [0, *(t for t, any_reset in enumerate(resets.any(1).tolist()) if any_reset and t), steps]
         outputs = []
         for start, end in pairwise(cuts):  # one LSTM call between resets, not one per step
-            state = state * ~resets[start].unsqueeze(-1)
+            state = state.masked_fill(resets[start].unsqueeze(-1), 0.0)
             h, c = state[:, :width].contiguous().unsqueeze(0), state[:, width:].contiguous().unsqueeze(0)
             output, (h, c) = self.lstm(hidden[start:end], (h, c))
             outputs.append(output.float())

@@ -356,38 +356,11 @@ def test_fault_28_a_checkpoint_setting_below_1_is_refused(option: str) -> None:
 # Action distributions
 
 
-def write_actions(folder: Path, every: int = 10, T_max: int = 40, **options: Any) -> tuple[Collaboration, list[Any]]:
-    """A run whose transfer starts at T = 20; its lines."""
-    module = graph(transfer(T1=20, T2=30), T_max=T_max)
-    fit(module, FixedData(random_batch(module)), folder, ActionDistributions(every), **options)
-    with open(folder / "action_distributions.jsonl") as file:
-        return module, [json.loads(line) for line in file]
-
-
 def test_action_distributions_are_written_once_per_interval_and_at_the_end(tmp_path: Path) -> None:
-    _, lines = write_actions(tmp_path, every=20, T_max=70)
-    assert [line["env_steps"] for line in lines] == [20, 40, 60, 70]
-
-
-def test_action_distributions_are_not_written_twice_at_the_end(tmp_path: Path) -> None:
-    _, lines = write_actions(tmp_path, every=20, T_max=60)
-    assert [line["env_steps"] for line in lines] == [20, 40, 60]
-
-
-def test_action_distributions_have_agents_and_both_ends_of_an_active_transfer(tmp_path: Path) -> None:
-    """Five actions of the teacher, two of the student and of the aligned teacher."""
-    _, lines = write_actions(tmp_path)
-    assert list(lines[0]) == ["env_steps", "alpha", "beta"]
-    sizes = {name: len(found) for name, found in lines[-1].items() if name != "env_steps"}
-    assert sizes == {"alpha": 5, "beta": 2, "alpha-beta/teacher": 5, "alpha-beta/aligned": 2}
-
-
-def test_action_distributions_are_probabilities_by_the_actions_names(tmp_path: Path) -> None:
-    module, lines = write_actions(tmp_path)
-    assert tuple(lines[-1]["alpha-beta/teacher"]) == module.agents["alpha"].spec.action_meanings
-    for name, found in lines[-1].items():
-        if name != "env_steps":
-            assert_allclose(sum(found.values()), 1.0, atol=1e-3)
+    module = alone(T_max=70)
+    fit(module, FixedData(random_batch(module)), tmp_path, ActionDistributions(20))
+    lines = (tmp_path / "action_distributions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_steps"] for line in lines] == [20, 40, 60, 70]
 
 
 def test_a_students_action_distribution_is_that_of_its_policy(tmp_path: Path) -> None:
@@ -398,11 +371,6 @@ def test_a_students_action_distribution_is_that_of_its_policy(tmp_path: Path) ->
     fit(module, FixedData(batch), tmp_path, ActionDistributions(10))
     line = json.loads((tmp_path / "action_distributions.jsonl").read_text().splitlines()[-1])
     assert_allclose(list(line["beta"].values()), expected, atol=1e-3)
-
-
-def test_fault_28_an_interval_below_1_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ActionDistributions.every is 0; it must be 1 or more"):
-        ActionDistributions(0)
 
 
 # The display

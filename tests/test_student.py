@@ -144,18 +144,6 @@ def test_the_entropy_bonus_makes_the_policy_more_even() -> None:
     assert (output.logits.grad[:5].gather(-1, top) > 0).all()
 
 
-def test_the_entropy_bonus_goes_to_its_end_in_a_straight_line() -> None:
-    """From 0.2 to 0.04 over 1,000 decisions, and no further."""
-    student = make_student(entropy_coef=0.2, entropy_end=0.04, entropy_steps=1_000)
-    rollout, found = random_rollout(), []
-    output = student(rollout)
-    for env_steps in (0, 250, 1_000, 2**33):
-        loss = student.reinforcement_losses(output, rollout, env_steps=env_steps)
-        without = loss.policy_loss + VALUE * loss.value_loss
-        found.append(((without - loss.total) / loss.entropy).item())
-    assert_allclose(found, [0.2, 0.16, 0.04, 0.04], rtol=1e-4)
-
-
 def test_the_entropy_bonus_follows_the_clock_of_the_run(tmp_path: Path) -> None:
     """At its end the bonus outweighs everything; at T = 0 it is nothing."""
     options = {"entropy_coef": 0.0, "entropy_end": 1e6, "entropy_steps": 100, "max_grad_norm": 1e9}
@@ -223,8 +211,6 @@ def test_all_copies_make_one_step_and_small_batches_several(tmp_path: Path) -> N
         ("lam", -1.0, "from 0 to 1"),
         ("value_coef", -0.25, "0 or more"),
         ("entropy_coef", -0.01, "0 or more"),
-        ("entropy_end", -0.01, "0 or more, or null"),
-        ("entropy_steps", 0, "1 or more"),
         ("max_grad_norm", 0.0, "above 0"),
         ("batch_copies", 0, "1 or more, or null"),
     ],

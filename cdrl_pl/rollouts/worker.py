@@ -95,13 +95,13 @@ class Player:
         self._length = np.zeros(copies, np.int64)
         for game, out in zip(self._games, self._obs, strict=True):
             game.reset(out)
+        self._check_finite(self._obs)
 
     def play(self, slot: dict[str, Array]) -> tuple[int, list[Episode]]:
         """Fills the slot with T steps of every copy; returns the policy's version and the episodes that ended."""
         version, episodes = self._actor.refresh(), []
         slot["obs"][0], slot["resets"][0], slot["state"][:] = self._obs, self._resets, self._actor.state.numpy()
         slot["final_values"].fill(0.0)
-        self._check_finite(self._obs)
         for t in range(self.config.steps):
             actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t])
             slot["actions"][t] = actions
@@ -130,6 +130,7 @@ class Player:
             episodes.append(Episode(float(self._return[b]), int(self._length[b])))
             self._return[b], self._length[b] = 0.0, 0
             self._games[b].reset(following[b])
+        self._check_finite(following)
         return episodes
 
     def _check_finite(self, obs: Array, rewards: Array | None = None) -> None:
