@@ -503,7 +503,9 @@ def test_fault_28_a_graph_in_which_nothing_learns_is_refused(tmp_path: Path) -> 
 
 def test_a_graph_in_which_nothing_learns_can_be_evaluated(tmp_path: Path) -> None:
     store(tmp_path, new_network(3))
-    graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}).setup("test")
+    module = graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))})
+    module.setup("test")
+    assert list(module.agents) == ["alpha"] and not module.playing
 
 
 def test_fault_28_an_unknown_environment_is_refused_by_its_agents_name() -> None:
