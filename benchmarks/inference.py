@@ -65,7 +65,9 @@ def serve(boards: Slots, connections: list[Connection], bf16: bool) -> None:
     """Answers whoever waits, in one batch, until every worker is gone."""
     torch.set_num_threads(1)
     spec = describe(ENV)
-    network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval()
+    network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
+    if bf16:
+        network.to_bf16()
     views = [boards[i] for i in range(len(connections))]
     open_ = dict(enumerate(connections))
     while open_:
@@ -82,7 +84,7 @@ def serve(boards: Slots, connections: list[Connection], bf16: bool) -> None:
             torch.from_numpy(np.concatenate([views[i][k] if k == "state" else views[i][k][0] for i in waiting]))
             for k in ("obs", "resets", "state")
         )
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.inference_mode():
             logits, _, state = network.act(obs, state, resets)
         copies = len(logits) // len(waiting)
         for n, i in enumerate(waiting):

@@ -65,12 +65,14 @@ def single_core(copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) ->
                 game.reset(screen)
 
     spec = describe(ENV)
-    network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval()
+    network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
+    if actor_bf16:
+        network.to_bf16()
     obs = torch.randint(0, 255, (copies, *spec.obs_shape), dtype=torch.uint8)
     state, resets = network.initial_state(copies), torch.zeros(copies, dtype=torch.bool)
 
     def act() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=actor_bf16):
+        with torch.inference_mode():
             logits = network.act(obs, state, resets)[0]
         sample(logits.numpy(), rng)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdrl_pl.types import PolicyOutput
@@ -46,7 +47,7 @@ class _Residual(nn.Module):
         self.body = nn.Sequential(
             nn.ELU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -69,7 +70,7 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
     if config.trunk == "mlp":
         width = math.prod(obs_shape)
         for _ in range(config.depth):
-            layers += [nn.Linear(width, config.hidden), nn.ELU()]
+            layers += [nn.Linear(width, config.hidden), nn.ELU(inplace=True)]
             width = config.hidden
         return nn.Sequential(nn.Flatten(), *layers), width
     channels, height, width = obs_shape
@@ -77,7 +78,7 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
         layers.append(nn.Conv2d(channels, config.channels, 3, stride=2, padding=1))
         if config.trunk == "residual":
             layers.append(_Residual(config.channels))
-        layers.append(nn.ELU())
+        layers.append(nn.ELU(inplace=True))  # in place, its gradient comes from its output, without another exp
         channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
     return nn.Sequential(*layers, nn.Flatten()), channels * height * width
 
@@ -130,12 +131,16 @@ class PolicyNetwork(nn.Module):
         """Zeros [B, S]."""
         return torch.zeros(copies, self.state_size, device=device)
 
+    def _see(self, obs: Tensor) -> Tensor:
+        """The trunk's features [N, D] of obs [N, *observation]."""
+        dtype = next(self.trunk.parameters()).dtype
+        features: Tensor = self.trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
+        return features
+
     def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """obs [T, B, *obs], state [B, S], resets [T, B] -> features after the memory [T, B, D], state [B, S]."""
         steps, copies = resets.shape
-        flat = obs.flatten(0, 1)
-        flat = flat.float().div_(255.0) if flat.dtype == torch.uint8 else flat.float()
-        hidden = self.trunk(flat).view(steps, copies, -1)
+        hidden = self._see(obs.flatten(0, 1)).view(steps, copies, -1)
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
@@ -163,10 +168,35 @@ class PolicyNetwork(nn.Module):
 
     def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
-        hidden, state = self.features(obs.unsqueeze(0), state, resets.unsqueeze(0))
-        hidden = hidden[0]
+        hidden = self._see(obs)
+        if self.lstm is not None:
+            hidden, state = self._remember(hidden, state.masked_fill(resets.unsqueeze(-1), 0.0))
+        hidden = hidden.float()
         with torch.autocast(hidden.device.type, enabled=False):
             return self.policy_head(hidden), self.value_head(hidden).squeeze(-1), state
+
+    def _remember(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the LSTM, x [B, D] -> h [B, W], state [B, S]; the state stays in fp32.
+
+        A third of the cost of ``nn.LSTM`` on a rollout of one step, which prepares its weights anew at every call.
+        """
+        assert self.lstm is not None
+        w_ih, w_hh, b_ih, b_hh = (
+            self.lstm.get_parameter(f"{n}_l0") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        h, c = state.chunk(2, -1)
+        gates = (F.linear(x, w_ih, b_ih) + F.linear(h.to(w_hh.dtype), w_hh, b_hh)).float()
+        i, f, g, o = gates.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, torch.cat([h, c], -1)
+
+    def to_bf16(self) -> PolicyNetwork:
+        """Trunk and memory in bfloat16, heads in fp32: for acting, where autocast would cast every weight at every step."""
+        self.trunk.bfloat16()
+        if self.lstm is not None:
+            self.lstm.bfloat16()
+        return self
 
 
 class AlignmentNetwork(nn.Module):

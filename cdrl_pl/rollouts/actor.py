@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,7 +45,9 @@ class LocalActor:
         bf16: bool = False,
     ) -> None:
         self._network = PolicyNetwork(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
-        self._weights, self._rng, self._bf16 = weights, rng, bf16
+        if bf16:
+            self._network.to_bf16()
+        self._weights, self._rng = weights, rng
         self._flat = np.empty(sum(p.numel() for p in self._network.parameters()), np.float32)
         self._version: int | None = None
         self.state = self._network.initial_state(copies)
@@ -62,22 +62,15 @@ class LocalActor:
             self._version = version
         return version
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            yield
-
+    @torch.inference_mode()
     def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
-        with self._inference():
-            logits, _, self.state = self._network.act(torch.from_numpy(obs), self.state, torch.from_numpy(resets))
+        logits, _, self.state = self._network.act(torch.from_numpy(obs), self.state, torch.from_numpy(resets))
         return sample(logits.numpy(), self._rng)
 
+    @torch.inference_mode()
     def values(self, obs: Array, copies: Array) -> Array:
-        with self._inference():
-            resets = torch.zeros(len(copies), dtype=torch.bool)
-            _, values, _ = self._network.act(
-                torch.from_numpy(obs).clone(), self.state[torch.from_numpy(copies)], resets
-            )
+        resets = torch.zeros(len(copies), dtype=torch.bool)
+        _, values, _ = self._network.act(torch.from_numpy(obs).clone(), self.state[torch.from_numpy(copies)], resets)
         return values.numpy()
 
 

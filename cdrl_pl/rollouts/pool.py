@@ -41,7 +41,7 @@ class PoolConfig:
         deterministic: play in rounds, all workers with the same weights, and hand over in order: the same seed gives
             the same rollouts bit for bit. Slower: nobody plays while the learner learns.
         concatenate: join rollouts of one worker that are already waiting, up to ``queue`` (the authors' program).
-        bf16: act under bfloat16 autocast.
+        bf16: act with trunk and memory in bfloat16.
         stall_timeout: seconds without any rollout after which the run ends with an error.
         max_restarts: times in a row that a worker may die without finishing a rollout.
         start_method: forkserver or spawn.
