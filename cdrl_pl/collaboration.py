@@ -20,7 +20,7 @@ from cdrl_pl.evaluation import Score, evaluate
 from cdrl_pl.meter import Meter
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
-from cdrl_pl.schedule import phase
+from cdrl_pl.schedule import linear, phase
 from cdrl_pl.student import LearnerConfig, Student
 from cdrl_pl.teacher import CertificatedAgent
 from cdrl_pl.transfer import Transfer, TransferConfig
@@ -196,10 +196,14 @@ class Collaboration(pl.LightningModule):
         self._rates = [optimizer.param_groups[0]["lr"] for optimizer in made.values()]
         return list(made.values())
 
-    def _step(self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float) -> None:
+    def _step(
+        self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float, rate: float | None = None
+    ) -> None:
         """Backward, mean over ranks, clip, step. A gradient that is not finite steps nothing, and is counted."""
         optimizers = self.optimizers()
         optimizer = optimizers[self._optimizer_index[name]] if isinstance(optimizers, list) else optimizers
+        if rate is not None:
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
@@ -282,7 +286,9 @@ class Collaboration(pl.LightningModule):
             parameters = list(agent.network.parameters())
             if total is not None:
                 with self.meter.timed("time/learning"):
-                    self._step(f"student/{name}", total, parameters, agent.learner.max_grad_norm)
+                    own = agent.learner
+                    rate = linear(own.lr, own.lr_end, own.lr_steps, self.env_steps[name])
+                    self._step(f"student/{name}", total, parameters, own.max_grad_norm, rate)
             for transfer, aligned in separate:
                 with self.meter.timed("time/distillation"):
                     loss = transfer.distillation_loss(agent(rollout), aligned)

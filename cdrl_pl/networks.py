@@ -192,7 +192,7 @@ class PolicyNetwork(nn.Module):
         return h, torch.cat([h, c], -1)
 
     def to_bf16(self) -> PolicyNetwork:
-        """Trunk and memory in bfloat16, heads in fp32: for acting, where autocast would cast every weight at every step."""
+        """Trunk and memory in bfloat16, heads in fp32: autocast would cast every weight at every step."""
         self.trunk.bfloat16()
         if self.lstm is not None:
             self.lstm.bfloat16()

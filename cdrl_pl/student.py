@@ -22,6 +22,8 @@ class LearnerConfig:
 
     Attributes:
         lr: Adam's learning rate.
+        lr_end: rate it goes to in a straight line over the first ``lr_steps`` decisions; null keeps it.
+        lr_steps: decisions until the rate is ``lr_end``.
         gamma: discount per decision.
         lam: GAE's lambda.
         value_coef: weight of (R - v)^2.
@@ -35,6 +37,8 @@ class LearnerConfig:
     """
 
     lr: float = 1e-4
+    lr_end: float | None = None
+    lr_steps: int = 1_000_000
     gamma: float = 0.99
     lam: float = 1.0
     value_coef: float = 0.25
@@ -49,6 +53,8 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         for name, ok, allowed in (
             ("lr", self.lr > 0, "above 0"),
+            ("lr_end", self.lr_end is None or self.lr_end > 0, "above 0, or null"),
+            ("lr_steps", self.lr_steps >= 1, "1 or more"),
             ("gamma", 0 <= self.gamma <= 1, "from 0 to 1"),
             ("lam", 0 <= self.lam <= 1, "from 0 to 1"),
             ("value_coef", self.value_coef >= 0, "0 or more"),

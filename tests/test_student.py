@@ -160,6 +160,16 @@ def test_the_entropy_bonus_follows_the_clock_of_the_run(tmp_path: Path) -> None:
     assert gaps[0] < gaps[100] / 1_000
 
 
+def test_the_learning_rate_follows_the_clock_of_the_run(tmp_path: Path) -> None:
+    rates = {}
+    for clock in (0, 50, 100, 10**10):
+        module = graph(agents={"beta": agent(lr=1e-2, lr_end=1e-3, lr_steps=100)})
+        module.env_steps["beta"] = clock
+        step_once(module, tmp_path, random_batch(module))
+        rates[clock] = module.trainer.optimizers[0].param_groups[0]["lr"]
+    assert rates == pytest.approx({0: 1e-2, 50: 5.5e-3, 100: 1e-3, 10**10: 1e-3})
+
+
 # Rewards
 
 

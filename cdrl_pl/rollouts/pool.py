@@ -18,6 +18,7 @@ import torch
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.rollouts import PRELOAD
 from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
 from cdrl_pl.rollouts.worker import Command, Failure, Played, Reply, WorkerConfig, worker_main
 from cdrl_pl.types import Episode, Rollout, join
@@ -107,7 +108,7 @@ class Pool:
         self.name, self.config, self._seed, self._interrupted = name, config, seed, interrupted
         self._context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
-            self._context.set_forkserver_preload(["cdrl_pl.rollouts.worker"])
+            self._context.set_forkserver_preload(PRELOAD)
         template = PolicyNetwork(network, spec.obs_shape, spec.num_actions)
         schema = rollout_schema(spec, template.state_size, config.steps, config.copies)
         self._queue = 1 if config.deterministic else config.queue
