@@ -57,15 +57,20 @@ class ActionDistributions(pl.Callback):
 
 
 def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
-    """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``."""
+    """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``.
+
+    Actions of the same name (the game's own action, there more than once) are summed.
+    """
     meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
     sources = {name: meanings[name] for name in module.env_steps}
     for transfer in module.edges:
         config = transfer.config
-        sources[f"{config.name}/teacher"] = meanings[config.teacher]
+        sources[f"{config.name}/teacher"] = meanings[config.advisor]
         sources[f"{config.name}/aligned"] = meanings[config.student]
-    return {
-        source: {name: round(module.latest[f"actions/{source}/{i}"], 4) for i, name in enumerate(names)}
-        for source, names in sources.items()
-        if f"actions/{source}/0" in module.latest
-    }
+    found: dict[str, dict[str, float]] = {}
+    for source, names in sources.items():
+        if f"actions/{source}/0" in module.latest:
+            found[source] = dict.fromkeys(names, 0.0)
+            for i, name in enumerate(names):
+                found[source][name] = round(found[source][name] + module.latest[f"actions/{source}/{i}"], 4)
+    return found

@@ -12,9 +12,9 @@ from command_line import REPOSITORY
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs"],
+    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "storage"],
     ["networks", "rollouts.slots"],
-    ["alignment", "student", "rollouts.actor"],
+    ["advice", "alignment", "student", "rollouts.actor"],
     ["evaluation", "rollouts.worker"],
     ["certificate", "video", "rollouts.pool"],
     ["teacher"],
