@@ -30,6 +30,7 @@ class ActionDistributions(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Writes a line once ``every`` more decisions are in the log."""
         assert isinstance(pl_module, Collaboration)
         logged = int(pl_module.latest.get("env_steps", 0))
         if logged // self.every > self._last // self.every:
@@ -37,6 +38,7 @@ class ActionDistributions(pl.Callback):
             self._last = logged
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what was logged since the last line."""
         assert isinstance(pl_module, Collaboration)
         if int(pl_module.latest.get("env_steps", 0)) > self._last:
             self._write(trainer, pl_module)
@@ -50,9 +52,11 @@ class ActionDistributions(pl.Callback):
                 file.write(json.dumps(line) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
+        """T of the last line."""
         return {"last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
         self._last = state_dict["last"]
 
 
