@@ -148,12 +148,19 @@ def known_map(teacher: Task, student: Task) -> Tensor | None:
 
 
 def accuracy(advice: Tensor, aligned: Tensor, known: Tensor) -> Tensor:
-    """Share of rows where F's most probable action plays what the teacher's most probable action does: a scalar.
+    """Share of rows where F's most probable play is the teacher's most probable play: a scalar.
+
+    Actions that play the same count together, with the sum of their probabilities, on both sides; a play that the
+    student does not have counts as wrong.
 
     Args:
         advice: the teacher's logits [..., k_alpha]. aligned: F of them [..., k_beta]. known: of ``known_map``.
     """
-    return known.to(advice.device)[advice.argmax(-1), aligned.argmax(-1)].float().mean()
+    known = known.to(advice.device)
+    same = (known[:, None] == known).all(-1)  # [k_alpha, k_alpha]: two of the teacher's actions that play the same
+    wanted = (advice.float().softmax(-1) @ same.float()).argmax(-1, keepdim=True)
+    found = aligned.float().softmax(-1) @ known.float().T  # [..., k_alpha]: probability of the play of each
+    return (found.gather(-1, wanted) >= found.amax(-1, keepdim=True) - 1e-6).float().mean()
 
 
 def one_hot_accuracy(alignment: Alignment, known: Tensor, peak: float = 4.0) -> Tensor:
