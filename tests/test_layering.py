@@ -103,6 +103,13 @@ def test_callbacks_do_not_know_the_command_line(path: Path) -> None:
     assert own(path.read_text()) & {"cli", "__main__"} == set()
 
 
+@pytest.mark.parametrize("path", python_files("callbacks"), ids=lambda path: path.stem)
+def test_every_public_hook_of_a_callback_says_what_it_does(path: Path) -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    public = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds) and not n.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
 @pytest.mark.parametrize("module", ["envs", "rollouts.slots"])
 def test_environments_and_slots_import_neither_torch_nor_lightning(module: str) -> None:
     imported = set().union(*(others(source(m).read_text()) for m in reach(module)))
