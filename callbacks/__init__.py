@@ -1,6 +1,7 @@
 """Lightning callbacks: when transfers teach, what is stored, and what a person sees."""
 
 from callbacks.actions import ActionDistributions
+from callbacks.alignment import StoredAlignment
 from callbacks.certificate import CertificatedTeacher
 from callbacks.checkpoint import EnvStepsCheckpoint
 from callbacks.progress import Progress
@@ -13,4 +14,5 @@ __all__ = [
     "DistillationSchedule",
     "EnvStepsCheckpoint",
     "Progress",
+    "StoredAlignment",
 ]

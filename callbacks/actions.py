@@ -30,6 +30,7 @@ class ActionDistributions(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Writes a line once ``every`` more decisions are in the log."""
         assert isinstance(pl_module, Collaboration)
         logged = int(pl_module.latest.get("env_steps", 0))
         if logged // self.every > self._last // self.every:
@@ -37,6 +38,7 @@ class ActionDistributions(pl.Callback):
             self._last = logged
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what was logged since the last line."""
         assert isinstance(pl_module, Collaboration)
         if int(pl_module.latest.get("env_steps", 0)) > self._last:
             self._write(trainer, pl_module)
@@ -50,22 +52,29 @@ class ActionDistributions(pl.Callback):
                 file.write(json.dumps(line) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
+        """T of the last line."""
         return {"last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
         self._last = state_dict["last"]
 
 
 def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
-    """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``."""
+    """Named mean action probabilities of the last log line, by agent, ``transfer/teacher`` and ``transfer/aligned``.
+
+    Actions of the same name (the game's own action, there more than once) are summed.
+    """
     meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
     sources = {name: meanings[name] for name in module.env_steps}
     for transfer in module.edges:
         config = transfer.config
-        sources[f"{config.name}/teacher"] = meanings[config.teacher]
+        sources[f"{config.name}/teacher"] = meanings[config.advisor]
         sources[f"{config.name}/aligned"] = meanings[config.student]
-    return {
-        source: {name: round(module.latest[f"actions/{source}/{i}"], 4) for i, name in enumerate(names)}
-        for source, names in sources.items()
-        if f"actions/{source}/0" in module.latest
-    }
+    found: dict[str, dict[str, float]] = {}
+    for source, names in sources.items():
+        if f"actions/{source}/0" in module.latest:
+            found[source] = dict.fromkeys(names, 0.0)
+            for i, name in enumerate(names):
+                found[source][name] = round(found[source][name] + module.latest[f"actions/{source}/{i}"], 4)
+    return found

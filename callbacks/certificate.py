@@ -51,6 +51,7 @@ class CertificatedTeacher(pl.Callback):
         self._seen = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses an agent that does not learn, and a window larger than what is kept."""
         assert isinstance(pl_module, Collaboration)
         learning = [name for name, agent in pl_module.agents.items() if agent.learns]
         if self.agent not in learning:
@@ -67,6 +68,7 @@ class CertificatedTeacher(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Evaluates and stores the agent where the episodes that just ended bring it past the threshold."""
         assert isinstance(pl_module, Collaboration)
         finished = pl_module.num_episodes[self.agent]
         if finished == self._seen or self._needed is None:
@@ -109,7 +111,9 @@ class CertificatedTeacher(pl.Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
+        """The mean return it was last stored at."""
         return {"certificated": self.certificated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
         self.certificated = state_dict["certificated"]

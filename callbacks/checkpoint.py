@@ -28,26 +28,30 @@ class EnvStepsCheckpoint(pl.Callback):
         self._last = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Last, so that what the other callbacks did after a batch is in the checkpoint taken after it.
+        """Moves itself to the end, so that what the others did after a batch is in the checkpoint taken after it."""
         trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts from where the run begins, also on resume."""
         assert isinstance(pl_module, Collaboration)
         self._last = pl_module.clock
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Saves where T passed a multiple of ``every``."""
         assert isinstance(pl_module, Collaboration)
         if pl_module.clock // self.every > self._last // self.every:
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves what came after the last checkpoint."""
         assert isinstance(pl_module, Collaboration)
         if pl_module.clock > self._last:
             self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves where the run was told to end (SIGTERM, or Ctrl-C on one rank), not where it failed."""
         assert isinstance(pl_module, Collaboration)
         told_to_end = isinstance(exception, SIGTERMException) or (
             isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
@@ -68,7 +72,9 @@ class EnvStepsCheckpoint(pl.Callback):
                 Path(old).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
+        """The paths of the checkpoints that are kept."""
         return {"saved": list(self.saved)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
         self.saved = list(state_dict["saved"])

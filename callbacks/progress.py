@@ -31,6 +31,7 @@ class Progress(pl.Callback):
         self._began: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the panel on a terminal."""
         self._began = time.monotonic()
         if trainer.is_global_zero and self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
@@ -39,6 +40,7 @@ class Progress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Redraws the panel, or prints a line for each log line, at most every 5 seconds."""
         assert isinstance(pl_module, Collaboration)
         if not trainer.is_global_zero:
             return
@@ -62,9 +64,11 @@ class Progress(pl.Callback):
             self._live = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Closes the panel."""
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Closes the panel, so that the error can be read."""
         self._stop()
 
 

@@ -27,6 +27,7 @@ class _Switch(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        """Sets the flag of every transfer by its student's T."""
         assert isinstance(pl_module, Collaboration)
         for transfer in pl_module.edges:
             env_steps = pl_module.env_steps[transfer.config.student]
@@ -38,9 +39,11 @@ class _Switch(pl.Callback):
             setattr(transfer, self.what, on)
 
     def state_dict(self) -> dict[str, Any]:
+        """Every T at which a flag changed."""
         return {"switched": {k: list(v) for k, v in self.switched.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
         self.switched = {k: list(v) for k, v in state_dict["switched"].items()}
 
 
@@ -50,6 +53,7 @@ class AlignmentSchedule(_Switch):
     what = "aligning"
 
     def wanted(self, transfer: Transfer, env_steps: int) -> bool:
+        """T1 <= T < stop."""
         return aligns(transfer.schedule, env_steps)
 
 
@@ -59,4 +63,5 @@ class DistillationSchedule(_Switch):
     what = "distilling"
 
     def wanted(self, transfer: Transfer, env_steps: int) -> bool:
+        """T2 <= T < stop."""
         return distils(transfer.schedule, env_steps)

@@ -5,18 +5,12 @@ Nothing in either file is executed or names anything to import. The certificate 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
-import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -24,14 +18,11 @@ from torch import Tensor
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
 from cdrl_pl.evaluation import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.storage import CertificateError, check_tensors, read, read_verified, record, sha256, versions, write
 
 WEIGHTS, CERTIFICATE = "weights.safetensors", "certificate.json"
-MAX_BYTES = 2**30
+EXPECTED = "a teacher is a folder with it"
 FORMAT = 1
-
-
-class CertificateError(ValueError):
-    """A folder that is not a teacher that can be trusted, with the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,6 @@ class Certificate:
     format: int = FORMAT
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that decides a result."""
-    from importlib.metadata import version
-
-    names = ("torch", "pytorch-lightning", "gymnasium", "ale-py", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
 def save_certificate(
     folder: str | Path,
     network: PolicyNetwork,
@@ -77,26 +60,10 @@ def save_certificate(
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     env = resolve(env)
     env = replace(env, id=env.id.rpartition(":")[2])  # a certificate names nothing to import
-    certificate = Certificate(
-        env, spec, network.config, evaluation, training, versions(), hashlib.sha256(weights).hexdigest()
-    )
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CERTIFICATE, (json.dumps(asdict(certificate), indent=2) + "\n").encode())
+    certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
+    write(folder / WEIGHTS, weights)
+    write(folder / CERTIFICATE, (json.dumps(asdict(certificate), indent=2) + "\n").encode())
     return certificate
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]]:
@@ -107,18 +74,18 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
             network that the certificate names.
     """
     folder = Path(folder)
-    record = _read(folder / CERTIFICATE)
+    text = read(folder / CERTIFICATE, EXPECTED)
     try:
-        content = json.loads(record)
+        content = json.loads(text)
         if content.get("format") != FORMAT:
             raise CertificateError(
                 f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read"
             )
         certificate = Certificate(
-            env=_record(EnvConfig, content["env"]),
-            spec=_record(EnvSpec, content["spec"]),
-            network=_record(NetworkConfig, content["network"]),
-            evaluation={k: _record(Score, v) for k, v in content["evaluation"].items()},
+            env=record(EnvConfig, content["env"]),
+            spec=record(EnvSpec, content["spec"]),
+            network=record(NetworkConfig, content["network"]),
+            evaluation={k: record(Score, v) for k, v in content["evaluation"].items()},
             training=dict(content["training"]),
             versions=dict(content["versions"]),
             sha256=str(content["sha256"]),
@@ -133,53 +100,9 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
         raise CertificateError(
             f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}"
         ) from None
-    weights = _read(folder / WEIGHTS)
-    found = hashlib.sha256(weights).hexdigest()
-    if found != certificate.sha256:
-        raise CertificateError(
-            f"{folder / WEIGHTS} has SHA-256 {found}, the certificate says {certificate.sha256}: changed or damaged"
-        )
+    weights = read_verified(folder / WEIGHTS, certificate.sha256, EXPECTED)
     _check_shapes(folder / WEIGHTS, certificate)
     return certificate, load_tensors(weights)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CertificateError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{path} cannot be read: {error.strerror}; a teacher is a folder with it") from None
-
-
-def _record(kind: type, content: Any) -> Any:
-    if not isinstance(content, dict):
-        raise TypeError(f"{kind.__name__} must be an object, not {type(content).__name__}")
-    unknown = set(content) - {f.name for f in fields(kind)}
-    if unknown:
-        raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    for name, hint in get_type_hints(kind).items():
-        if name in values and not _is(values[name], hint):
-            raise TypeError(f"{kind.__name__}.{name} is {str(values[name])[:80]!r}, which is not {hint}")
-    return kind(**values)
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a JSON value (lists as tuples) is of the type that a record's field declares."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_is(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        kinds = [inner[0]] * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
-    if origin is dict or hint is dict:
-        return isinstance(value, dict)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return hint is Any or (isinstance(value, hint) and (hint is bool or not isinstance(value, bool)))
 
 
 def _check_shapes(path: Path, certificate: Certificate) -> None:
@@ -193,14 +116,4 @@ def _check_shapes(path: Path, certificate: Certificate) -> None:
             expected = PolicyNetwork(network, spec.obs_shape, spec.num_actions).state_dict()
     except (ValueError, RuntimeError) as error:
         raise CertificateError(f"{path.parent / CERTIFICATE}: {error}") from None
-    try:
-        with safe_open(path, "pt") as file:
-            found = {k: (tuple(file.get_slice(k).get_shape()), file.get_slice(k).get_dtype()) for k in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
-        raise CertificateError(f"{path} is not a safetensors file: {error}") from None
-    wanted = {k: (tuple(v.shape), "F32") for k, v in expected.items()}
-    if found != wanted:
-        wrong = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-        raise CertificateError(
-            f"{path} does not hold the network that the certificate names; different: {', '.join(wrong[:5])}"
-        )
+    check_tensors(path, expected, "the network that the certificate names")

@@ -15,7 +15,9 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from cdrl_pl import losses
-from cdrl_pl.envs import EnvConfig, EnvError
+from cdrl_pl.advice import Advice
+from cdrl_pl.alignment import accuracy, one_hot_accuracy
+from cdrl_pl.envs import EnvConfig, EnvError, resolve
 from cdrl_pl.evaluation import Score, evaluate
 from cdrl_pl.meter import Meter
 from cdrl_pl.networks import NetworkConfig
@@ -36,12 +38,15 @@ class AgentConfig:
     Attributes:
         env: the task. network: structure. learner: how it learns from its own rewards.
         certificate: a teacher's folder; it brings env and network, and the agent does not learn.
+        actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
+            permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
     """
 
     env: EnvConfig | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     certificate: str | None = None
+    actions: tuple[int, ...] | None = None
 
 
 def build_agent(name: str, config: AgentConfig) -> Agent:
@@ -52,9 +57,11 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
     """
     if (config.env is None) == (config.certificate is None):
         raise ValueError(f"agents.{name} needs either env or certificate, and not both")
+    if config.actions is not None and config.certificate is None:
+        raise ValueError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
     try:
         if config.certificate is not None:
-            return CertificatedAgent(config.certificate)
+            return CertificatedAgent(config.certificate, config.actions)
         assert config.env is not None
         return Student(config.env, config.network, config.learner)
     except (EnvError, ValueError) as error:
@@ -74,7 +81,7 @@ class Collaboration(pl.LightningModule):
         reading: rows to take differently from the preset.
         log_every: decisions between two log lines.
         window: episodes in the reported mean return.
-        T1, T2, stop: where given, for every transfer, whatever the transfers say.
+        T1, T2, stop, advice, weight: where given, for every transfer, whatever the transfers say.
 
     Raises:
         ValueError: a graph that cannot be, naming the option, its value and what is allowed; before any worker starts.
@@ -92,10 +99,13 @@ class Collaboration(pl.LightningModule):
         T1: int | None = None,
         T2: int | None = None,
         stop: int | Literal["never"] | None = None,
+        advice: Advice | None = None,
+        weight: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        given: dict[str, Any] = {k: v for k, v in (("T1", T1), ("T2", T2), ("stop", stop)) if v is not None}
+        options = {"T1": T1, "T2": T2, "stop": stop, "advice": advice, "weight": weight}
+        given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
         transfers = [replace(transfer, **given) for transfer in transfers or []]
         for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
             if value < 1:
@@ -107,8 +117,9 @@ class Collaboration(pl.LightningModule):
         self._check_edges(agents, transfers)
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)
+        tasks = {name: (resolve(a.env).id.rpartition(":")[2], a.spec.action_meanings) for name, a in built.items()}
         self.transfers = nn.ModuleList(
-            Transfer(t, built[t.teacher].network, built[t.student].network, self.reading) for t in transfers
+            Transfer(t, built[t.teacher].network, built[t.student].network, self.reading, tasks) for t in transfers
         )
         self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
@@ -231,7 +242,10 @@ class Collaboration(pl.LightningModule):
         """One rollout of every playing agent: each learns from its own, and from those who teach it."""
         for name, rollout in batch.items():
             self._learn(name, rollout)
+            before = self.env_steps[name]
             self.env_steps[name] += rollout.steps * rollout.copies * self.trainer.world_size
+            for transfer in self.transfers_to(name):
+                transfer.follow(before, self.env_steps[name])
             self._new_episodes[name] += rollout.episodes
             self.meter.add(f"policy_lag/{name}", float(rollout.policy_lag))
         self.policy_version += 1
@@ -307,6 +321,9 @@ class Collaboration(pl.LightningModule):
         self.meter.add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
         self.meter.add(f"actions/{name}/teacher", losses.action_distribution(advice))
         self.meter.add(f"actions/{name}/aligned", losses.action_distribution(aligned))
+        if transfer.known is not None:
+            self.meter.add(f"alignment_accuracy/{name}", accuracy(advice, aligned, transfer.known))
+            self.meter.add(f"alignment_accuracy/{name}/one_hot", one_hot_accuracy(transfer.alignment, transfer.known))
 
     # Logs: with env_steps as the axis, every log_every decisions
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -35,7 +36,10 @@ class EnvConfig:
         full_action_space: all 18 Atari actions instead of the game's minimal set. Atari only.
         noop_max: up to this many no-ops at an episode's start, drawn per episode. Atari only.
         image_size: side of the square grey image that image observations become, in pixels.
-        crop: first and last row (excluded) kept of an image before resizing; null keeps all. Preset: 34..194.
+        crop: first and last row (excluded) kept of an image before resizing. null: the paper's 34..194 for Atari (whose
+            screens have 210 rows: [0, 210] keeps all of them), all rows elsewhere.
+        actions: the game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice;
+            null: the game's own actions. Tasks whose right alignment is known are made this way.
         kwargs: further keyword arguments of gymnasium.make; not for Atari.
     """
 
@@ -48,6 +52,7 @@ class EnvConfig:
     image_size: int = 42
     crop: tuple[int, int] | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    actions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,11 @@ def resolve(config: EnvConfig) -> EnvConfig:
             merged.crop is None or 0 <= merged.crop[0] < merged.crop[1],
             "[first, last] with 0 <= first < last, last being excluded",
         ),
+        (
+            "actions",
+            merged.actions is None or (len(merged.actions) > 0 and min(merged.actions) >= 0),
+            "a list of indices into the game's own actions, at least one",
+        ),
         ("max_episode_steps", merged.max_episode_steps is None or merged.max_episode_steps >= 1, "1 or more"),
         (
             "repeat_action_probability",
@@ -219,6 +229,19 @@ def describe(config: EnvConfig) -> EnvSpec:
         game.close()
 
 
+def _chosen(config: EnvConfig, own: Sequence[Any]) -> list[Any]:
+    """What ``config.actions`` picks of what the game has per action of its own.
+
+    Raises:
+        EnvError: an index that the game does not have.
+    """
+    if config.actions is None:
+        return list(own)
+    if max(config.actions) >= len(own):
+        raise EnvError(f"env.actions is {list(config.actions)}; {config.id} has the actions 0 to {len(own) - 1}")
+    return [own[i] for i in config.actions]
+
+
 def _resize(frame: Array, crop: tuple[int, int] | None, out: Array) -> None:
     """A grey frame [H, W] cropped by rows and resized into ``out`` [1, S, S]."""
     import cv2
@@ -247,7 +270,8 @@ class AtariGame:
             raise EnvError(f"env.id {config.id!r}: the game's ROM is not among those that ale-py brings")
         self._ale.setFloat("repeat_action_probability", sticky)
         self._ale.loadROM(rom)
-        self._actions = self._ale.getLegalActionSet() if config.full_action_space else self._ale.getMinimalActionSet()
+        own = self._ale.getLegalActionSet() if config.full_action_space else self._ale.getMinimalActionSet()
+        self._noop, self._actions = own[0], _chosen(config, own)
         self.spec = EnvSpec((1, config.image_size, config.image_size), "uint8", tuple(a.name for a in self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
         if config.crop is not None and config.crop[1] > len(self._screen):
@@ -266,7 +290,7 @@ class AtariGame:
         self._steps = 0
         if self.config.noop_max:
             for _ in range(int(self._rng.integers(self.config.noop_max + 1))):
-                ale.act(self._actions[0])
+                ale.act(self._noop)
                 if ale.game_over():
                     ale.reset_game()
         self._observe(out)
@@ -335,9 +359,9 @@ class GymGame:
             raise EnvError(
                 f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read"
             )
-        self._first = int(actions.start)
         count = int(actions.n)
         names = getattr(self._env.unwrapped, "get_action_meanings", lambda: [str(i) for i in range(count)])()
+        self._actions = _chosen(config, range(int(actions.start), int(actions.start) + count))
         self._image = len(space.shape) >= 2 and space.dtype == np.uint8
         if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
             raise EnvError(
@@ -345,7 +369,7 @@ class GymGame:
             )
         size = config.image_size
         shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
-        self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(names))
+        self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(_chosen(config, names)))
         self._seed = seed
         self._episode = -1
         self._played: list[int] = []
@@ -375,7 +399,7 @@ class GymGame:
 
     def step(self, action: int, out: Array) -> tuple[float, bool, bool]:
         self._played.append(action)
-        obs, reward, terminated, truncated, _ = self._env.step(self._first + action)
+        obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
         self._write(obs, out)
         return float(reward), bool(terminated), bool(truncated) and not terminated
 

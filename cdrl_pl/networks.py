@@ -216,6 +216,7 @@ class AlignmentNetwork(nn.Module):
         activation: Literal["relu", "elu"] = "relu",
     ) -> None:
         super().__init__()
+        self.hidden, self.depth, self.activation = hidden, depth, activation
         layers: list[nn.Module] = []
         width = teacher_actions
         for _ in range(depth):

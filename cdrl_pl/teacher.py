@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,19 +17,42 @@ from cdrl_pl.types import PolicyOutput, Rollout
 class CertificatedAgent(pl.LightningModule):
     """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
 
+    Args:
+        folder: with both files. actions: as which of its own each action plays; null: its own.
+
     Raises:
         CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
+        ValueError: ``actions`` leaves one of its actions out, or names one that it does not have.
     """
 
     learns = False
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, actions: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.certificate, weights = load_certificate(folder)
         self.env, self.spec = self.certificate.env, self.certificate.spec
         self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
         self.network.load_state_dict(weights)
+        if actions is not None:
+            self._relabel(actions)
         self.requires_grad_(False)
+
+    def _relabel(self, actions: tuple[int, ...]) -> None:
+        """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
+        count = self.spec.num_actions
+        if set(actions) != set(range(count)):
+            raise ValueError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
+        own = self.env.actions or range(count)
+        self.env = replace(self.env, actions=tuple(own[i] for i in actions))
+        self.spec = replace(self.spec, action_meanings=tuple(self.spec.action_meanings[i] for i in actions))
+        old, index = self.network, list(actions)
+        self.network = PolicyNetwork(old.config, old.obs_shape, len(actions))
+        weights = old.state_dict()
+        for head in ("policy_head", "distill_head"):
+            share = torch.tensor([float(actions.count(i)) for i in actions]).log()
+            weights[f"{head}.weight"] = weights[f"{head}.weight"][index]
+            weights[f"{head}.bias"] = weights[f"{head}.bias"][index] - share
+        self.network.load_state_dict(weights)
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""

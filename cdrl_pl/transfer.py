@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from cdrl_pl import losses
-from cdrl_pl.alignment import Alignment, AlignmentConfig
+from cdrl_pl.advice import Advice, Observations, Shuffle, adapt, check_observations, stand_in
+from cdrl_pl.alignment import Alignment, AlignmentConfig, Task, known_map
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.reading import Reading
 from cdrl_pl.schedule import Schedule
@@ -29,6 +31,12 @@ class TransferConfig:
         weight: of the distillation loss beside the reinforcement loss.
         layer: the student layer it distils into; "policy" is for teachers of the same actions.
         alignment: the alignment function F.
+        advice: whose logits F gets on the student's states; all but "teacher" are controls (spec section 7). "random":
+            a network of the teacher's structure with random weights; "shuffled": the teacher's, permuted over the rows
+            of a rollout; "constant": zeros; "lagged": the student's own of some time ago; "own": the student's own now.
+        lag: decisions of the student between two refreshes of its lagged copy.
+        observations: how observations of another size are made the teacher's: "resize" (images), "pad" (or cut; images
+            around their middle, vectors at their end); "none" refuses them.
     """
 
     teacher: str
@@ -40,6 +48,14 @@ class TransferConfig:
     weight: float = 1.0
     layer: Literal["distillation", "policy"] = "distillation"
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    advice: Advice = "teacher"
+    lag: int = 100_000
+    observations: Observations = "none"
+
+    @property
+    def advisor(self) -> str:
+        """The agent whose actions F maps from."""
+        return self.student if self.advice in ("lagged", "own") else self.teacher
 
     @property
     def name(self) -> str:
@@ -56,7 +72,7 @@ class TransferConfig:
         first = reading.T1 if self.T1 is None else self.T1
         second = reading.T2 if self.T2 is None else self.T2
         try:
-            return Schedule(None if self.alignment.kind == "identity" else first, second, stop)
+            return Schedule(first if self.alignment.trainable else None, second, stop)
         except ValueError as error:
             raise ValueError(f"transfer {self.name}: {error}") from None
 
@@ -64,12 +80,23 @@ class TransferConfig:
 class Transfer(nn.Module):
     """A teacher's network, its alignment into a student's actions, and the switches that the schedule callbacks set.
 
+    Args:
+        config: options. teacher, student: networks of both ends. reading: text or program.
+        tasks: game and action meanings by agent; where both ends play the same game, the right alignment is known.
+
     Raises:
         ValueError: ends that do not fit together, naming both.
     """
 
+    known: Tensor | None  # [k_alpha, k_beta] bool: the student's actions that play what the teacher's does
+
     def __init__(
-        self, config: TransferConfig, teacher: PolicyNetwork, student: PolicyNetwork, reading: Reading
+        self,
+        config: TransferConfig,
+        teacher: PolicyNetwork,
+        student: PolicyNetwork,
+        reading: Reading,
+        tasks: dict[str, Task] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.reading, self.name = config, reading, config.name
@@ -77,19 +104,25 @@ class Transfer(nn.Module):
             raise ValueError(f"transfer {self.name}: temperature is {config.temperature}; it must be above 0")
         if not config.weight >= 0:
             raise ValueError(f"transfer {self.name}: weight is {config.weight}; it must be 0 or more")
-        if teacher.obs_shape != student.obs_shape:
-            raise ValueError(
-                f"transfer {self.name}: the teacher reads observations of shape {teacher.obs_shape}, the student's "
-                f"environment gives {student.obs_shape}; they must be equal"
-            )
-        if reading.teacher_state == "student" and teacher.state_size != student.state_size:
+        if config.lag < 1:
+            raise ValueError(f"transfer {self.name}: lag is {config.lag}; it must be 1 or more")
+        self.stand_in = stand_in(config.advice, teacher, student)
+        self.shuffle = Shuffle(torch.initial_seed()) if config.advice == "shuffled" else None
+        self._student = (student,)  # in a tuple: the agent owns the parameters
+        advisor = self.stand_in or (student if config.advice == "own" else teacher)
+        if reading.teacher_state == "student" and advisor.state_size != student.state_size:
             raise ValueError(
                 f"transfer {self.name}: the student's recurrent state ({student.state_size} numbers) cannot be fed to "
-                f"the teacher ({teacher.state_size}); use teacher_state: own"
+                f"the teacher ({advisor.state_size}); use teacher_state: own"
             )
-        self.teacher = Teacher(teacher)
+        self.teacher = Teacher(advisor)
+        theirs, own = (tasks[config.advisor], tasks[config.student]) if tasks else (None, None)
+        self.known = known_map(theirs, own) if theirs and own else None
+        meanings = (theirs[1], own[1]) if theirs and own else None
+        sizes = (advisor.num_actions, student.num_actions)
         try:
-            self.alignment = Alignment(config.alignment, teacher.num_actions, student.num_actions, reading)
+            check_observations(config.observations, advisor.obs_shape, student.obs_shape)
+            self.alignment = Alignment(config.alignment, *sizes, reading, meanings)
         except ValueError as error:
             raise ValueError(f"transfer {self.name}: {error}") from None
         self.schedule = config.schedule(reading)
@@ -102,8 +135,17 @@ class Transfer(nn.Module):
         return self.aligning or self.distilling
 
     def advise(self, rollout: Rollout) -> Tensor:
-        """The teacher's logits [T, B, k_alpha] on the student's rollout."""
-        return self.teacher.advise(rollout, self.reading.teacher_state == "student")
+        """The teacher's logits [T, B, k_alpha] on the student's rollout, or what ``advice`` puts in their place."""
+        obs = adapt(rollout.obs, self.teacher.network.obs_shape, self.config.observations)
+        logits = self.teacher.advise(replace(rollout, obs=obs), self.reading.teacher_state == "student")
+        if self.config.advice == "constant":
+            return torch.zeros_like(logits)
+        return logits if self.shuffle is None else self.shuffle(logits)
+
+    def follow(self, before: int, now: int) -> None:
+        """Renews the lagged copy of the student where its T, going from ``before`` to ``now``, passed a multiple."""
+        if self.config.advice == "lagged" and self.stand_in and now // self.config.lag > before // self.config.lag:
+            self.stand_in.load_state_dict(self._student[0].state_dict())
 
     def alignment_loss(self, output: PolicyOutput, advice: Tensor) -> Tensor:
         """Trains F towards the student's own policy; see ``Alignment.loss``."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -189,6 +190,71 @@ def test_image_size_and_crop_are_used() -> None:
     _, out = start(EnvConfig("Pong-2017", image_size=84))
     _, cropped = start(EnvConfig("Pong-2017", image_size=84, crop=(0, 210)))
     assert out.shape == (1, 84, 84) and (out != cropped).any()
+
+
+def test_no_crop_given_is_the_papers_and_all_rows_can_be_kept() -> None:
+    """Null is 34..194 for Atari, and all rows elsewhere; [0, 210] keeps a whole screen."""
+    _, paper = start(EnvConfig("Pong-2017"))
+    _, given = start(EnvConfig("Pong-2017", crop=(34, 194)))
+    game, whole = start(EnvConfig("Pong-2017", crop=(0, 210)))
+    assert_array_equal(paper, given)
+    screen = game._screen  # type: ignore[attr-defined]
+    assert (
+        len(screen) == 210 and np.abs(whole[0] - cv2.resize(screen, (42, 42), interpolation=cv2.INTER_AREA)).max() == 0
+    )
+    assert resolve(toy("Image")).crop is None
+
+
+# The game's actions permuted, duplicated, enlarged
+
+
+@pytest.mark.parametrize("name", ["Pong-2017", "Bowling-2017", "CartPole-v1", "toy_envs:OffsetToy-v0"])
+@pytest.mark.parametrize("double", [False, True])
+def test_an_action_plays_the_games_own_that_it_names(name: str, double: bool) -> None:
+    """The relabelled game, played with new indices, is the game played with its own, bit for bit."""
+    count = describe(EnvConfig(name)).num_actions
+    chosen = (*range(1, count), 0, *([1, 1] if double else []))
+    relabelled, out = start(EnvConfig(name, actions=chosen, noop_max=5 if "2017" in name else 0), 7)
+    plain, expected = start(EnvConfig(name, noop_max=5 if "2017" in name else 0), 7)
+    assert_array_equal(out, expected)
+    played = random_actions(150, len(chosen))
+    assert same(play(relabelled, played), play(plain, [chosen[a] for a in played]))
+
+
+def test_the_meanings_follow_the_actions() -> None:
+    assert describe(EnvConfig("ALE/Freeway-v5", actions=(2, 2, 0))).action_meanings == ("DOWN", "DOWN", "NOOP")
+    assert describe(EnvConfig("CartPole-v1", actions=(1, 0, 1))).action_meanings == ("1", "0", "1")
+
+
+def test_the_indices_are_of_the_chosen_action_set() -> None:
+    env = EnvConfig("ALE/Freeway-v5", actions=(17, 1), full_action_space=True)
+    assert describe(env).action_meanings == ("DOWNLEFTFIRE", "FIRE")
+
+
+def test_a_relabelled_game_goes_on_from_its_snapshot() -> None:
+    config = EnvConfig("CartPole-v1", actions=(1, 0, 1), max_episode_steps=20)
+    game, _ = start(config, 3)
+    play(game, random_actions(31, 3, seed=1))
+    snapshot = game.snapshot()
+    other, out = start(config, 4)
+    other.restore(snapshot, out)
+    assert same(play(other, random_actions(90, 3)), play(game, random_actions(90, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "actions", "message"),
+    [
+        ("CartPole-v1", (), r"env.actions is \(\); it must be a list of indices"),
+        ("CartPole-v1", (0, -1), r"env.actions is \(0, -1\); it must be a list of indices"),
+        ("CartPole-v1", (0, 2), r"env.actions is \[0, 2\]; CartPole-v1 has the actions 0 to 1"),
+        ("Pong-2017", (6,), r"env.actions is \[6\]; ALE/Pong-v5 has the actions 0 to 5"),
+    ],
+)
+def test_fault_28_actions_that_the_game_does_not_have_are_refused(
+    name: str, actions: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(EnvError, match=message):
+        make_game(EnvConfig(name, actions=actions), 0)
 
 
 def test_render_gives_the_colour_screen() -> None:

@@ -12,9 +12,9 @@ from command_line import REPOSITORY
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs"],
+    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "storage"],
     ["networks", "rollouts.slots"],
-    ["alignment", "student", "rollouts.actor"],
+    ["advice", "alignment", "student", "rollouts.actor"],
     ["evaluation", "rollouts.worker"],
     ["certificate", "video", "rollouts.pool"],
     ["teacher"],
@@ -101,6 +101,13 @@ def test_the_package_never_imports_the_callbacks_the_tests_or_the_benchmarks(mod
 @pytest.mark.parametrize("path", python_files("callbacks"), ids=lambda path: path.stem)
 def test_callbacks_do_not_know_the_command_line(path: Path) -> None:
     assert own(path.read_text()) & {"cli", "__main__"} == set()
+
+
+@pytest.mark.parametrize("path", python_files("callbacks"), ids=lambda path: path.stem)
+def test_every_public_hook_of_a_callback_says_what_it_does(path: Path) -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    public = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds) and not n.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
 
 
 @pytest.mark.parametrize("module", ["envs", "rollouts.slots"])

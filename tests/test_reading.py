@@ -35,7 +35,7 @@ from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import READINGS, Reading, ReadingOverrides, resolve_reading
 from cdrl_pl.student import Student
 from cdrl_pl.transfer import Transfer, TransferConfig
-from cdrl_pl.types import PolicyOutput, Rollout
+from cdrl_pl.types import PolicyOutput, Rollout, join
 
 PRESETS = ("paper", "code")
 
@@ -362,6 +362,66 @@ def test_time_limit(tmp_path: Path, preset: str) -> None:
     step_once(module, tmp_path, {"beta": rollout})
     ret = rollout.rewards.item() + (0.99 * 100 if preset == "paper" else 0.0)
     assert module.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)
+
+
+# The presets, end to end
+
+
+ROWS = {
+    # row of the specification's section 6: fields
+    "alignment activations": ["activation"],
+    "alignment KL": ["alignment_kl"],
+    "tau in the alignment": ["use_temperature"],
+    "reduction of the KLs": ["kl_reduction"],
+    "teacher's LSTM state": ["teacher_state"],
+    "distillation step": ["distill_step"],
+    "order": ["order"],
+    "T1/T2 with a certificated teacher": ["T1", "T2"],
+    "stop": ["stop"],
+    "rollouts": ["concatenate"],
+    "time limit": ["time_limit"],
+}
+
+
+def trained(folder: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights after a run in which every field matters: tau is 2, and 100,000 of a schedule become 1 decision."""
+    scaled = {k: v and v // 100_000 for k in ("T1", "T2", "stop") if (v := getattr(reading, k)) is not None}
+    monkeypatch.setitem(READINGS, "paper", replace(reading, **scaled))
+    torch.manual_seed(0)
+    edge = transfer(T1=None, T2=None, temperature=2.0)
+    module = Collaboration({"alpha": agent(WIDE), "beta": agent()}, [edge], T_max=200, log_every=10)
+    for i, found in enumerate(module.agents.values()):
+        spread(found.network, i)
+    if reading.concatenate:  # what the pool does where rollouts are waiting
+        batches = [{k: join([v, random_batch(module, 1)[k]]) for k, v in random_batch(module, 0).items()}]
+    else:
+        batches = [random_batch(module, 0), random_batch(module, 1)]
+    fit(module, FixedData(*batches), folder)
+    return copy_of(module)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_alone_changes_a_run(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper, code = READINGS["paper"], READINGS["code"]
+    changed = replace(paper, **{name: getattr(code, name) for name in ROWS[row]})
+    assert parts_changed(trained(tmp_path, paper, monkeypatch), trained(tmp_path, changed, monkeypatch))
+
+
+def test_the_presets_differ_in_the_rows_of_the_table_and_in_nothing_else(tmp_path: Path) -> None:
+    """The program's preset with every row put back to the text's trains bit for bit as the text's does."""
+    assert sorted(name for names in ROWS.values() for name in names) == sorted(f.name for f in fields(Reading))
+    assert list(TABLE) == [name for names in ROWS.values() for name in names]
+    paper = READINGS["paper"]
+    back = ReadingOverrides(**{f.name: getattr(paper, f.name) for f in fields(ReadingOverrides)})
+    weights = []
+    for preset, reading in (("paper", None), ("code", back), ("code", None)):
+        module = graph(transfer(T1=10, T2=30, stop=90, temperature=2.0), preset=preset, reading=reading)
+        for i, found in enumerate(module.agents.values()):
+            spread(found.network, i)
+        fit(module, FixedData(random_batch(module, 0), random_batch(module, 1)), tmp_path)
+        weights.append(copy_of(module))
+    assert not parts_changed(weights[0], weights[1])
+    assert parts_changed(weights[0], weights[2])
 
 
 # The whole program's reading, end to end

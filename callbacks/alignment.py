@@ -1,0 +1,54 @@
+"""Stores trained alignments: the first stage of the offline protocol (paper section 5.3, Figure 6a)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from cdrl_pl.alignment import save_alignment
+from cdrl_pl.collaboration import Collaboration
+
+
+class StoredAlignment(pl.Callback):
+    """Stores F of every transfer that trained one when the run ends, to load with a transfer's ``alignment.file``.
+
+    Writes ``alignment.safetensors`` and ``alignment.json`` to ``<folder>/<teacher>-<student>/`` below the run folder.
+
+    Args:
+        folder: below the run folder.
+    """
+
+    def __init__(self, folder: str = "alignment") -> None:
+        self.folder = folder
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses a graph in which no F is trained."""
+        assert isinstance(pl_module, Collaboration)
+        if stage == "fit" and not any(t.alignment.trainable for t in pl_module.edges):
+            raise ValueError("StoredAlignment: no transfer has an alignment function to train")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the files."""
+        assert isinstance(pl_module, Collaboration)
+        if not trainer.is_global_zero:
+            return
+        root = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
+        for transfer in pl_module.edges:
+            config = transfer.config
+            if not transfer.alignment.trainable:
+                continue
+            teacher, student = pl_module.agents[config.advisor], pl_module.agents[config.student]
+            training = {
+                "teacher": teacher.env.id,
+                "student": student.env.id,
+                "advice": config.advice,
+                "env_steps": pl_module.env_steps[config.student],
+                "T1": transfer.schedule.T1,
+                "alignment_kl": pl_module.latest.get(f"alignment_kl/{transfer.name}"),
+            }
+            path = root / transfer.name / "alignment.safetensors"
+            meanings = (teacher.spec.action_meanings, student.spec.action_meanings)
+            save_alignment(path, transfer.alignment, meanings, training)
+            rank_zero_info("stored %s", path)
