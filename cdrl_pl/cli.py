@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
+from cdrl_pl.machine import fast_precision
 
 PROGRAM = "python -m cdrl_pl"
 SHORT = {
@@ -207,6 +208,7 @@ class CLI(LightningCLI):
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,
                 "default_root_dir": "runs",
+                "precision": fast_precision(),
             },
             **kwargs,
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import IterableDataset
 
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.machine import cpu_has_bf16, learner_threads, workers_per_agent
 from cdrl_pl.rollouts.pool import Pool, PoolConfig
 from cdrl_pl.types import Rollout
 
@@ -124,10 +127,8 @@ class RolloutDataModule(pl.LightningDataModule):
             return
         module, trainer = self._module, self.trainer
         assert trainer is not None
-        config = self.pool
-        if module.reading.concatenate and not config.deterministic:
-            config.concatenate = True
         playing = module.playing
+        config = self._resolve(len(playing))
         for index, (name, agent) in enumerate(playing.items()):
             self.pools[name] = Pool(
                 name,
@@ -138,10 +139,24 @@ class RolloutDataModule(pl.LightningDataModule):
                 (self.resolved_seed(), trainer.global_rank, index),
                 lambda: bool(trainer.received_sigterm),
             )
-        if module.device.type == "cpu":
-            free = (os.cpu_count() or 1) - config.workers * len(playing)
-            torch.set_num_threads(self.learner_threads or max(1, free // trainer.world_size))
         self._dataset = RolloutDataset(self.pools, module)
+
+    def _resolve(self, agents: int) -> PoolConfig:
+        """The pool with what the machine decides filled in; sets the learner's threads and says what was chosen."""
+        module, trainer, pool = self._module, self.trainer, self.pool
+        assert trainer is not None
+        bf16 = trainer.precision.startswith("bf16") and cpu_has_bf16() if pool.bf16 is None else pool.bf16
+        workers = pool.workers or workers_per_agent(agents, trainer.world_size)
+        concatenate = pool.concatenate or (module.reading.concatenate and not pool.deterministic)
+        chosen = f"{workers} workers x {pool.copies} copies per agent, acting in {'bf16' if bf16 else 'fp32'}"
+        if module.device.type == "cpu":
+            threads = self.learner_threads or learner_threads(workers * agents * trainer.world_size, trainer.world_size)
+            torch.set_num_threads(threads)
+            chosen += f"; learning on {threads} CPU thread{'s' * (threads > 1)} in {trainer.precision}"
+        else:
+            chosen += f"; learning on {module.device} in {trainer.precision}"
+        rank_zero_info(chosen)
+        return replace(pool, workers=workers, bf16=bf16, concatenate=concatenate)
 
     def train_dataloader(self) -> RolloutDataset:
         """The dataset itself: batches are ready-made, so a DataLoader would only add copies."""

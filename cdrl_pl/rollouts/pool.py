@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.machine import workers_per_agent
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts import PRELOAD
 from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
@@ -35,34 +36,35 @@ class PoolConfig:
     """How the environments of each agent are played.
 
     Attributes:
-        workers: processes per agent.
+        workers: processes per agent; null shares the machine's cores among the agents.
         copies: environment copies per worker (B).
         steps: decisions of each copy in a rollout (T; the paper's t_max).
         queue: rollouts a worker may be ahead of the learner, the one it is playing included.
         deterministic: play in rounds, all workers with the same weights, and hand over in order: the same seed gives
             the same rollouts bit for bit. Slower: nobody plays while the learner learns.
         concatenate: join rollouts of one worker that are already waiting, up to ``queue`` (the authors' program).
-        bf16: act with trunk and memory in bfloat16.
+        bf16: act with trunk and memory in bfloat16; null: where the trainer's precision is bf16 and the CPU is fast
+            at it.
         stall_timeout: seconds without any rollout after which the run ends with an error.
         max_restarts: times in a row that a worker may die without finishing a rollout.
         start_method: forkserver or spawn.
     """
 
-    workers: int = 2
+    workers: int | None = None
     copies: int = 8
     steps: int = 20
     queue: int = 2
     deterministic: bool = False
     concatenate: bool = False
-    bf16: bool = False
+    bf16: bool | None = None
     stall_timeout: float = 120.0
     max_restarts: int = 3
     start_method: str = "forkserver"
 
     def __post_init__(self) -> None:
         for name in ("workers", "copies", "steps", "queue", "max_restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"pool.{name} is {getattr(self, name)}; it must be 1 or more")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"pool.{name} is {value}; it must be 1 or more")
         if self.stall_timeout <= 0:
             raise ValueError(f"pool.stall_timeout is {self.stall_timeout}; it must be above 0 seconds")
         if self.start_method not in ("forkserver", "spawn"):
@@ -106,17 +108,18 @@ class Pool:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name, self.config, self._seed, self._interrupted = name, config, seed, interrupted
+        self._count = config.workers or workers_per_agent(1, 1)
         self._context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
             self._context.set_forkserver_preload(PRELOAD)
         template = PolicyNetwork(network, spec.obs_shape, spec.num_actions)
         schema = rollout_schema(spec, template.state_size, config.steps, config.copies)
         self._queue = 1 if config.deterministic else config.queue
-        self._slots = Slots(self._context, schema, config.workers * self._queue)
+        self._slots = Slots(self._context, schema, self._count * self._queue)
         self._weights = SharedWeights(self._context, {k: tuple(p.shape) for k, p in template.named_parameters()})
         self._weight_views = {k: torch.from_numpy(v) for k, v in self._weights.views().items()}
         self._worker_config = WorkerConfig(
-            name, env, spec, network, config.steps, config.copies, config.bf16, seed, self._slots, self._weights
+            name, env, spec, network, config.steps, config.copies, bool(config.bf16), seed, self._slots, self._weights
         )
         self._workers: list[_Worker] = []
         self._snapshots: dict[int, Any] = {}
@@ -140,7 +143,7 @@ class Pool:
         """Starts the workers side by side; returns at once. Idempotent."""
         if self._workers:
             return
-        self._workers = [self._spawn(index, 0) for index in range(self.config.workers)]
+        self._workers = [self._spawn(index, 0) for index in range(self._count)]
         self._finalizer = weakref.finalize(self, _kill_all, [w.process for w in self._workers])
         if self._resume is not None:
             self._restore(self._resume)

@@ -1,0 +1,32 @@
+"""What is chosen by the machine where the config leaves it open; measured in docs/performance.md."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively; where it does not, bf16 is slower than fp32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def fast_precision() -> str:
+    """The trainer's precision: bf16-mixed where the accelerator (else the CPU) is fast at it, else 32-true."""
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def workers_per_agent(agents: int, ranks: int) -> int:
+    """As many worker processes as cores, shared among the agents and ranks of this machine; at least 1 each.
+
+    The learner has no core of its own: it and the workers take turns, and the queue keeps both busy.
+    """
+    return max(1, (os.cpu_count() or 1) // (agents * ranks))
+
+
+def learner_threads(workers: int, ranks: int) -> int:
+    """The cores that all workers leave, shared among the ranks; at least 1. More would spin beside busy workers."""
+    return max(1, ((os.cpu_count() or 1) - workers) // ranks)
