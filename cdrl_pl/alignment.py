@@ -21,6 +21,8 @@ class AlignmentConfig:
         kind: "deep" is the alignment network, "identity" passes the teacher's logits on (same action spaces only).
         hidden: width of its hidden layers. depth: number of hidden layers.
         lr: Adam's learning rate. max_grad_norm: global-norm clip of its gradient.
+        divergence: between the student's policy and F(teacher); null takes the reading's, "forward" in the paper and
+            "reverse" in the program. See ``losses.divergence``.
     """
 
     kind: Literal["deep", "identity"] = "deep"
@@ -28,8 +30,12 @@ class AlignmentConfig:
     depth: int = 4
     lr: float = 1e-4
     max_grad_norm: float = 40.0
+    divergence: losses.Divergence | None = None
 
     def __post_init__(self) -> None:
+        if self.divergence not in (None, *losses.DIVERGENCES):
+            allowed = ", ".join(losses.DIVERGENCES)
+            raise ValueError(f"alignment.divergence is {self.divergence!r}; it must be one of {allowed}, or null")
         for name in ("hidden", "depth", "lr", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"alignment.{name} is {getattr(self, name)}; it must be above 0")
@@ -78,11 +84,8 @@ class Alignment(pl.LightningModule):
             policy_logits: the student's [T, B, k_beta], detached here. advice: the teacher's [T, B, k_alpha].
 
         Returns:
-            A scalar, reduced as the reading says. The authors' program has the KL the other way round.
+            A scalar, reduced as the reading says. The authors' program has the KL the other way round (``divergence``).
         """
-        aligned = self(advice)
-        if self.reading.alignment_kl == "reverse":
-            per_step = losses.reverse_kl(policy_logits, aligned)
-        else:
-            per_step = losses.kl(policy_logits, aligned, temperature if self.reading.use_temperature else 1.0)
-        return losses.reduce(per_step, self.reading.kl_reduction)
+        kind = self.config.divergence or self.reading.alignment_kl
+        tau = temperature if self.reading.use_temperature else 1.0
+        return losses.reduce(losses.divergence(kind, policy_logits, self(advice), tau), self.reading.kl_reduction)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from cdrl_pl import losses
 from cdrl_pl.envs import EnvConfig, EnvError
 from cdrl_pl.evaluation import Score, evaluate
+from cdrl_pl.guidance import TeacherWeights, gradient_cosine, share, teacher_value
 from cdrl_pl.meter import Meter
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import phase
-from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.student import A3CLosses, LearnerConfig, Student
 from cdrl_pl.teacher import CertificatedAgent
 from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Episode, PolicyOutput, Rollout
@@ -36,12 +37,14 @@ class AgentConfig:
     Attributes:
         env: the task. network: structure. learner: how it learns from its own rewards.
         certificate: a teacher's folder; it brings env and network, and the agent does not learn.
+        teacher_weights: how it shares its attention among several teachers.
     """
 
     env: EnvConfig | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     certificate: str | None = None
+    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
 
 
 def build_agent(name: str, config: AgentConfig) -> Agent:
@@ -102,9 +105,11 @@ class Collaboration(pl.LightningModule):
                 raise ValueError(f"model.{option} is {value}; it must be 1 or more")
         if not agents:
             raise ValueError("model.agents is empty; name at least one agent")
-        self.T_max, self.log_every = T_max, log_every
+        self.T_max, self.log_every, self.window = T_max, log_every, window
         self.reading = resolve_reading(preset, reading or ReadingOverrides())
         self._check_edges(agents, transfers)
+        self._check_guidance(agents, transfers)
+        self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)
         self.transfers = nn.ModuleList(
@@ -136,6 +141,24 @@ class Collaboration(pl.LightningModule):
                     f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed"
                 )
             seen.add(transfer.name)
+
+    def _check_guidance(self, agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
+        """What compares teachers with the student's own rewards needs a student that learns from them."""
+        own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
+        for transfer in transfers:
+            if transfer.alarm is not None and transfer.student not in own:
+                raise ValueError(
+                    f"transfer {transfer.name}: alarm needs a student that learns from its own rewards; use null"
+                )
+        for name, config in agents.items():
+            if config.teacher_weights.by == "value":
+                if name not in own:
+                    raise ValueError(f"agents.{name}.teacher_weights.by is 'value'; without own rewards use 'fixed'")
+                if self.reading.distill_step == "separate":
+                    raise ValueError(
+                        f"agents.{name}.teacher_weights.by is 'value'; it needs reading.distill_step: joint, since a "
+                        "separate step has no weight"
+                    )
 
     def setup(self, stage: str) -> None:
         """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
@@ -241,6 +264,7 @@ class Collaboration(pl.LightningModule):
         agent = self.agents[name]
         advice: list[tuple[Transfer, Tensor]] = []
         for transfer in self.transfers_to(name):
+            transfer.advance(self.env_steps[name], self.mean_return(name))
             if transfer.active:
                 with self.meter.timed("time/advice"):
                     advice.append((transfer, transfer.advise(rollout)))
@@ -252,6 +276,9 @@ class Collaboration(pl.LightningModule):
         """One gradient step of every loss on some copies of a rollout; one forward pass serves all joint losses."""
         add, steps = self.meter.add, rollout.steps
         total: Tensor | None = None
+        a3c: A3CLosses | None = None
+        weights = self.teacher_weights[name]
+        share([t.guidance for t, _ in advice if t.distilling], weights)
         with self.meter.timed("time/learning"):
             output: PolicyOutput = agent(rollout)
             if isinstance(agent, Student) and agent.learner.reinforce:
@@ -271,13 +298,19 @@ class Collaboration(pl.LightningModule):
                 if aligned is None:
                     aligned = transfer.alignment(logits)
                 self._observe(transfer, output, logits, aligned)
+            if a3c is not None and weights.by == "value":
+                self._appraise(transfer, output, rollout, aligned, a3c.advantages, weights.memory)
             if transfer.distilling and isinstance(agent, Student):
                 if self.reading.distill_step == "separate":
                     separate.append((transfer, aligned))
                 else:
                     with self.meter.timed("time/distillation"):
                         loss = transfer.distillation_loss(output, aligned)
-                        total = transfer.config.weight * loss + (0.0 if total is None else total)
+                    if a3c is not None and transfer.guidance.due():
+                        self._watch(transfer, a3c.total, loss, agent.network.trunk)
+                    weight = transfer.guidance.weight
+                    add(f"distillation_weight/{transfer.name}", weight)
+                    total = weight * loss + (0.0 if total is None else total)
         if isinstance(agent, Student):
             parameters = list(agent.network.parameters())
             if total is not None:
@@ -292,6 +325,33 @@ class Collaboration(pl.LightningModule):
         loss = transfer.alignment_loss(output, advice)
         parameters = list(transfer.alignment.parameters())
         self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
+
+    def _appraise(
+        self,
+        transfer: Transfer,
+        output: PolicyOutput,
+        rollout: Rollout,
+        aligned: Tensor,
+        advantages: Tensor,
+        memory: int,
+    ) -> None:
+        """What following this teacher would have gained on the rollout; it counts from the next step on."""
+        target = aligned / transfer.temperature
+        value = teacher_value(target, output.logits[: rollout.steps], rollout.actions, advantages)
+        self.meter.add(f"teacher_value/{transfer.name}", value)
+        self.meter.add(f"teacher_factor/{transfer.name}", transfer.guidance.factor)
+        transfer.guidance.value.add(self._over_ranks(value), memory)
+
+    def _watch(self, transfer: Transfer, reinforcement: Tensor, distillation: Tensor, trunk: nn.Module) -> None:
+        """The alarm's measurement, before the step that it may still weaken."""
+        with self.meter.timed("time/alarm"):
+            cosine = self._over_ranks(gradient_cosine(reinforcement, distillation, list(trunk.parameters())))
+        self.meter.add(f"gradient_cosine/{transfer.name}", cosine)
+        transfer.guidance.judge(cosine)
+
+    def _over_ranks(self, value: Tensor) -> float:
+        """The mean over ranks, so that every rank weighs alike."""
+        return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
         """Both KLs per step, measured alike whatever is trained and however reduced; and what the teacher says."""
@@ -387,6 +447,7 @@ class Collaboration(pl.LightningModule):
             "num_episodes": dict(self.num_episodes),
             "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
             "memory": [dict(t.teacher.memory) for t in self.edges],
+            "guidance": [t.guidance.state_dict() for t in self.edges],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -404,6 +465,8 @@ class Collaboration(pl.LightningModule):
             self._new_episodes[name] = [Episode(*e) for e in state["new_episodes"][name]]
         for transfer, memory in zip(self.edges, state["memory"], strict=True):
             transfer.teacher.memory = dict(memory)
+        for transfer, guidance in zip(self.edges, state.get("guidance", ()), strict=False):  # none in old checkpoints
+            transfer.guidance.load_state_dict(guidance)
 
 
 def _adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:

@@ -186,6 +186,8 @@ class AlignmentNetwork(nn.Module):
         activation: Literal["relu", "elu"] = "relu",
     ) -> None:
         super().__init__()
+        if activation not in ("relu", "elu"):
+            raise ValueError(f"activation is {activation!r}; it must be relu or elu")
         layers: list[nn.Module] = []
         width = teacher_actions
         for _ in range(depth):

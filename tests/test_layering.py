@@ -13,7 +13,7 @@ from command_line import REPOSITORY
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
     ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs"],
-    ["networks", "rollouts.slots"],
+    ["networks", "guidance", "rollouts.slots"],
     ["alignment", "student", "rollouts.actor"],
     ["evaluation", "rollouts.worker"],
     ["certificate", "video", "rollouts.pool"],

@@ -222,7 +222,8 @@ def test_alignment_trains_f_alone(preset: str) -> None:
 @pytest.mark.parametrize("layer", ["distillation", "policy"])
 @pytest.mark.parametrize("tau", [1.0, 3.0])
 def test_the_distillation_loss_is_the_kl_to_the_aligned_logits(tau: float, layer: Any) -> None:
-    _, student, transfer = pair(temperature=tau, layer=layer)
+    student = new_network(2)
+    transfer = join(new_network(1, actions=2), student, temperature=tau, layer=layer)
     rollout = random_rollout(ends=0.5)
     output, aligned = read(student, rollout), 4 * transfer.alignment(transfer.advise(rollout))
     logits = output.distill_logits if layer == "distillation" else output.logits
