@@ -299,7 +299,10 @@ class Collaboration(pl.LightningModule):
                     aligned = transfer.alignment(logits)
                 self._observe(transfer, output, logits, aligned)
             if a3c is not None and weights.by == "value":
-                self._appraise(transfer, output, rollout, aligned, a3c.advantages, weights.memory)
+                value = teacher_value(
+                    aligned / transfer.temperature, output.logits[:steps], rollout.actions, a3c.advantages
+                )
+                transfer.guidance.appraise(self._over_ranks(value), weights.memory, self.meter)
             if transfer.distilling and isinstance(agent, Student):
                 if self.reading.distill_step == "separate":
                     separate.append((transfer, aligned))
@@ -307,7 +310,9 @@ class Collaboration(pl.LightningModule):
                     with self.meter.timed("time/distillation"):
                         loss = transfer.distillation_loss(output, aligned)
                     if a3c is not None and transfer.guidance.due():
-                        self._watch(transfer, a3c.total, loss, agent.network.trunk)
+                        with self.meter.timed("time/alarm"):
+                            cosine = gradient_cosine(a3c.total, loss, list(agent.network.trunk.parameters()))
+                            transfer.guidance.judge(self._over_ranks(cosine), self.meter)
                     weight = transfer.guidance.weight
                     add(f"distillation_weight/{transfer.name}", weight)
                     total = weight * loss + (0.0 if total is None else total)
@@ -325,29 +330,6 @@ class Collaboration(pl.LightningModule):
         loss = transfer.alignment_loss(output, advice)
         parameters = list(transfer.alignment.parameters())
         self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
-
-    def _appraise(
-        self,
-        transfer: Transfer,
-        output: PolicyOutput,
-        rollout: Rollout,
-        aligned: Tensor,
-        advantages: Tensor,
-        memory: int,
-    ) -> None:
-        """What following this teacher would have gained on the rollout; it counts from the next step on."""
-        target = aligned / transfer.temperature
-        value = teacher_value(target, output.logits[: rollout.steps], rollout.actions, advantages)
-        self.meter.add(f"teacher_value/{transfer.name}", value)
-        self.meter.add(f"teacher_factor/{transfer.name}", transfer.guidance.factor)
-        transfer.guidance.value.add(self._over_ranks(value), memory)
-
-    def _watch(self, transfer: Transfer, reinforcement: Tensor, distillation: Tensor, trunk: nn.Module) -> None:
-        """The alarm's measurement, before the step that it may still weaken."""
-        with self.meter.timed("time/alarm"):
-            cosine = self._over_ranks(gradient_cosine(reinforcement, distillation, list(trunk.parameters())))
-        self.meter.add(f"gradient_cosine/{transfer.name}", cosine)
-        transfer.guidance.judge(cosine)
 
     def _over_ranks(self, value: Tensor) -> float:
         """The mean over ranks, so that every rank weighs alike."""

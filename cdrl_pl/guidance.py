@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from cdrl_pl.losses import log_prob
+from cdrl_pl.meter import Meter
 from cdrl_pl.schedule import WeightConfig, weight_at
 
 
@@ -112,9 +113,16 @@ class Guidance:
         self.steps += 1
         return self.alarm is not None and (self.steps - 1) % self.alarm.every == 0
 
-    def judge(self, cosine: float) -> None:
+    def appraise(self, value: float, memory: int, meter: Meter) -> None:
+        """Takes a measured ``teacher_value`` into account, from the next ``share`` on."""
+        meter.add(f"teacher_value/{self.name}", value)
+        meter.add(f"teacher_factor/{self.name}", self.factor)
+        self.value.add(value, memory)
+
+    def judge(self, cosine: float, meter: Meter) -> None:
         """Takes a measured cosine into account: warns the first time, and releases or takes back the weight."""
         assert self.alarm is not None
+        meter.add(f"gradient_cosine/{self.name}", cosine)
         self.cosine.add(cosine, self.alarm.memory)
         threshold = self.alarm.release_below
         low = self.cosine.count >= self.alarm.memory and self.cosine.mean < (0.0 if threshold is None else threshold)

@@ -42,6 +42,7 @@ from cdrl_pl.guidance import (
     share,
     teacher_value,
 )
+from cdrl_pl.meter import Meter
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.schedule import WeightConfig
 from cdrl_pl.student import Student
@@ -311,7 +312,7 @@ def judged(config: AlarmConfig, *cosines: float) -> tuple[Guidance, list[float]]
     guide = Guidance("alpha-beta", WeightConfig(start=2.0), config)
     weights = []
     for cosine in cosines:
-        guide.judge(cosine)
+        guide.judge(cosine, Meter())
         weights.append(guide.weight)
     return guide, weights
 
@@ -363,7 +364,7 @@ def test_a_released_student_learns_as_if_it_had_no_teacher(tmp_path: Path) -> No
     for edges in ([transfer(alarm=AlarmConfig(every=1, memory=1, release_below=1.0))], []):
         module = graph(*edges, T_max=60)
         if edges:
-            module.edges[0].guidance.judge(-1.0)
+            module.edges[0].guidance.judge(-1.0, Meter())
         fit(module, FixedData(*(random_batch(module, seed) for seed in range(3))), tmp_path)
         states.append({k: v for k, v in copy_of(module).items() if k.startswith("_agents.beta")})
     for key, value in states[0].items():
