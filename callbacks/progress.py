@@ -96,7 +96,8 @@ def render(module: Collaboration) -> Group:
     """The panel."""
     latest = module.latest
     table = Table(box=None, pad_edge=False)
-    for column in ("agent", "return (last 100)", "length", "episodes", "policy loss", "value loss", "entropy", "lag"):
+    mean = f"return (last {module.window})"
+    for column in ("agent", mean, "length", "episodes", "policy loss", "value loss", "entropy", "lag"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name in module.env_steps:
         keys = ("return", "length", "episodes", "policy_loss", "value_loss", "entropy", "policy_lag")

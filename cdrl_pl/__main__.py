@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from cdrl_pl.rollouts import start_fork_server
-
 HELP = """\
 usage: python -m cdrl_pl {fit,validate,test,predict} --config FILE [options]
 
@@ -56,6 +54,8 @@ def main() -> None:
         near = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.0)
         raise SystemExit(_no_command(arguments[0], near[0]))
     if arguments[0] == "fit" and "--config" in arguments:
+        from cdrl_pl.rollouts import start_fork_server
+
         start_fork_server()
     from cdrl_pl.cli import run
 

@@ -36,6 +36,8 @@ class AlignmentConfig:
         lr: Adam's learning rate. max_grad_norm: global-norm clip of its gradient.
         file: the .safetensors file of a stored F, which brings its own structure and stays as it is (the second stage
             of the paper's offline protocol, Figure 6a); null makes a new one, which T1 begins to train.
+        divergence: between the student's policy and F(teacher); null takes the reading's, "forward" in the paper and
+            "reverse" in the program. See ``losses.divergence``.
     """
 
     kind: Literal["deep", "identity"] = "deep"
@@ -43,6 +45,7 @@ class AlignmentConfig:
     depth: int = 4
     lr: float = 1e-4
     max_grad_norm: float = 40.0
+    divergence: losses.Divergence | None = None
     file: str | None = None
 
     @property
@@ -51,6 +54,9 @@ class AlignmentConfig:
         return self.kind == "deep" and self.file is None
 
     def __post_init__(self) -> None:
+        if self.divergence not in (None, *losses.DIVERGENCES):
+            allowed = ", ".join(losses.DIVERGENCES)
+            raise ValueError(f"alignment.divergence is {self.divergence!r}; it must be one of {allowed}, or null")
         for name in ("hidden", "depth", "lr", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"alignment.{name} is {getattr(self, name)}; it must be above 0")
@@ -124,14 +130,11 @@ class Alignment(pl.LightningModule):
             policy_logits: the student's [T, B, k_beta], detached here. advice: the teacher's [T, B, k_alpha].
 
         Returns:
-            A scalar, reduced as the reading says. The authors' program has the KL the other way round.
+            A scalar, reduced as the reading says. The authors' program has the KL the other way round (``divergence``).
         """
-        aligned = self(advice)
-        if self.reading.alignment_kl == "reverse":
-            per_step = losses.reverse_kl(policy_logits, aligned)
-        else:
-            per_step = losses.kl(policy_logits, aligned, temperature if self.reading.use_temperature else 1.0)
-        return losses.reduce(per_step, self.reading.kl_reduction)
+        kind = self.config.divergence or self.reading.alignment_kl
+        tau = temperature if self.reading.use_temperature else 1.0
+        return losses.reduce(losses.divergence(kind, policy_logits, self(advice), tau), self.reading.kl_reduction)
 
 
 # What F got right, where the right answer is known

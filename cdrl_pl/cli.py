@@ -134,9 +134,9 @@ def _nearest(wrong: str, known: list[str]) -> str:
 
 
 NOISE = re.compile(
-    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
+    r"(- )?Does not validate against any of the Union subtypes|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
     r"|(- )?Not a valid subclass of |Subclass types expect one of|- a (class path|dict) |- a dict|Given value type:"
-    r"|Given value: ([\[{]|NestedArg)|(- )?Problem with given class_path 'cdrl_pl\."
+    r"|Given value: ([\[{]|NestedArg|Namespace\()|(- )?Problem with given class_path 'cdrl_pl\."
 )
 
 

@@ -19,11 +19,12 @@ from cdrl_pl.advice import Advice
 from cdrl_pl.alignment import accuracy, one_hot_accuracy
 from cdrl_pl.envs import EnvConfig, EnvError, resolve
 from cdrl_pl.evaluation import Score, evaluate
+from cdrl_pl.guidance import TeacherWeights, gradient_cosine, share, teacher_value
 from cdrl_pl.meter import Meter
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
-from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.student import A3CLosses, LearnerConfig, Student
 from cdrl_pl.teacher import CertificatedAgent
 from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Episode, PolicyOutput, Rollout
@@ -40,6 +41,7 @@ class AgentConfig:
         certificate: a teacher's folder; it brings env and network, and the agent does not learn.
         actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
+        teacher_weights: how it shares its attention among several teachers.
     """
 
     env: EnvConfig | None = None
@@ -47,6 +49,7 @@ class AgentConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     certificate: str | None = None
     actions: tuple[int, ...] | None = None
+    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
 
 
 def build_agent(name: str, config: AgentConfig) -> Agent:
@@ -112,9 +115,11 @@ class Collaboration(pl.LightningModule):
                 raise ValueError(f"model.{option} is {value}; it must be 1 or more")
         if not agents:
             raise ValueError("model.agents is empty; name at least one agent")
-        self.T_max, self.log_every = T_max, log_every
+        self.T_max, self.log_every, self.window = T_max, log_every, window
         self.reading = resolve_reading(preset, reading or ReadingOverrides())
         self._check_edges(agents, transfers)
+        self._check_guidance(agents, transfers)
+        self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)
         tasks = {name: (resolve(a.env).id.rpartition(":")[2], a.spec.action_meanings) for name, a in built.items()}
@@ -147,6 +152,24 @@ class Collaboration(pl.LightningModule):
                     f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed"
                 )
             seen.add(transfer.name)
+
+    def _check_guidance(self, agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
+        """What compares teachers with the student's own rewards needs a student that learns from them."""
+        own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
+        for transfer in transfers:
+            if transfer.alarm is not None and transfer.student not in own:
+                raise ValueError(
+                    f"transfer {transfer.name}: alarm needs a student that learns from its own rewards; use null"
+                )
+        for name, config in agents.items():
+            if config.teacher_weights.by == "value":
+                if name not in own:
+                    raise ValueError(f"agents.{name}.teacher_weights.by is 'value'; without own rewards use 'fixed'")
+                if self.reading.distill_step == "separate":
+                    raise ValueError(
+                        f"agents.{name}.teacher_weights.by is 'value'; it needs reading.distill_step: joint, since a "
+                        "separate step has no weight"
+                    )
 
     def setup(self, stage: str) -> None:
         """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
@@ -259,6 +282,7 @@ class Collaboration(pl.LightningModule):
         agent = self.agents[name]
         advice: list[tuple[Transfer, Tensor]] = []
         for transfer in self.transfers_to(name):
+            transfer.advance(self.env_steps[name], self.mean_return(name))
             if transfer.active:
                 with self.meter.timed("time/advice"):
                     advice.append((transfer, transfer.advise(rollout)))
@@ -270,6 +294,9 @@ class Collaboration(pl.LightningModule):
         """One gradient step of every loss on some copies of a rollout; one forward pass serves all joint losses."""
         add, steps = self.meter.add, rollout.steps
         total: Tensor | None = None
+        a3c: A3CLosses | None = None
+        weights = self.teacher_weights[name]
+        share([t.guidance for t, _ in advice if t.distilling], weights)
         with self.meter.timed("time/learning"):
             output: PolicyOutput = agent(rollout)
             if isinstance(agent, Student) and agent.learner.reinforce:
@@ -289,13 +316,24 @@ class Collaboration(pl.LightningModule):
                 if aligned is None:
                     aligned = transfer.alignment(logits)
                 self._observe(transfer, output, logits, aligned)
+            if a3c is not None and weights.by == "value":
+                value = teacher_value(
+                    aligned / transfer.temperature, output.logits[:steps], rollout.actions, a3c.advantages
+                )
+                transfer.guidance.appraise(self._over_ranks(value), weights.memory, self.meter)
             if transfer.distilling and isinstance(agent, Student):
                 if self.reading.distill_step == "separate":
                     separate.append((transfer, aligned))
                 else:
                     with self.meter.timed("time/distillation"):
                         loss = transfer.distillation_loss(output, aligned)
-                        total = transfer.config.weight * loss + (0.0 if total is None else total)
+                    if a3c is not None and transfer.guidance.due():
+                        with self.meter.timed("time/alarm"):
+                            cosine = gradient_cosine(a3c.total, loss, list(agent.network.trunk.parameters()))
+                            transfer.guidance.judge(self._over_ranks(cosine), self.meter)
+                    weight = transfer.guidance.weight
+                    add(f"distillation_weight/{transfer.name}", weight)
+                    total = weight * loss + (0.0 if total is None else total)
         if isinstance(agent, Student):
             parameters = list(agent.network.parameters())
             if total is not None:
@@ -312,6 +350,10 @@ class Collaboration(pl.LightningModule):
         loss = transfer.alignment_loss(output, advice)
         parameters = list(transfer.alignment.parameters())
         self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
+
+    def _over_ranks(self, value: Tensor) -> float:
+        """The mean over ranks, so that every rank weighs alike."""
+        return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
         """Both KLs per step, measured alike whatever is trained and however reduced; and what the teacher says."""
@@ -410,6 +452,7 @@ class Collaboration(pl.LightningModule):
             "num_episodes": dict(self.num_episodes),
             "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
             "memory": [dict(t.teacher.memory) for t in self.edges],
+            "guidance": [t.guidance.state_dict() for t in self.edges],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -427,6 +470,8 @@ class Collaboration(pl.LightningModule):
             self._new_episodes[name] = [Episode(*e) for e in state["new_episodes"][name]]
         for transfer, memory in zip(self.edges, state["memory"], strict=True):
             transfer.teacher.memory = dict(memory)
+        for transfer, guidance in zip(self.edges, state.get("guidance", ()), strict=False):  # none in old checkpoints
+            transfer.guidance.load_state_dict(guidance)
 
 
 def _adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:

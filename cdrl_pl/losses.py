@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["sum", "mean"]
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 
 def _same_shape(**tensors: Tensor) -> None:
@@ -25,6 +27,8 @@ def reduce(per_step: Tensor, reduction: Reduction) -> Tensor:
     """
     if per_step.ndim != 2:
         raise ValueError(f"expected [T, B], got shape {tuple(per_step.shape)}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is {reduction!r}; it must be sum or mean")
     return per_step.mean(1).sum() if reduction == "sum" else per_step.mean()
 
 
@@ -70,23 +74,51 @@ def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     Returns:
         [T, B], 0 where both distributions are equal.
     """
-    _same_shape(target=target, student=student)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0")
-    log_p = F.log_softmax(target.detach().float() / temperature, -1)
-    log_q = F.log_softmax(student.float(), -1)
+    log_p, log_q = _log_probabilities(target, student, temperature)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def reverse_kl(target: Tensor, student: Tensor) -> Tensor:
-    """KL(softmax(student) || softmax(target)): the authors' program for the alignment (spec section 6).
+def reverse_kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(softmax(student) || softmax(target / tau)): the authors' program for the alignment (spec section 6).
 
-    The gradient flows through ``student`` alone. Shapes as ``kl``.
+    It seeks a mode of the target where ``kl`` covers all of them. The gradient flows through ``student`` alone. Shapes
+    as ``kl``.
     """
-    _same_shape(target=target, student=student)
-    log_p = F.log_softmax(target.detach().float(), -1)
-    log_q = F.log_softmax(student.float(), -1)
+    log_p, log_q = _log_probabilities(target, student, temperature)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def jensen_shannon(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2 (Lin 1991, "Divergence measures based on the Shannon entropy").
+
+    Symmetric, and never above ln 2 however far the two are apart; its gradient vanishes there. The gradient flows
+    through ``student`` alone. Shapes as ``kl``.
+    """
+    log_p, log_q = _log_probabilities(target, student, temperature)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
+
+
+def divergence(kind: Divergence, target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """One of the three [T, B]; all three are compared for distillation by Agarwal et al. 2024 (On-policy distillation).
+
+    Args:
+        kind: "forward" is ``kl``, "reverse" is ``reverse_kl``, "jensen_shannon" lies between them.
+    """
+    if kind not in DIVERGENCES:
+        raise ValueError(f"divergence is {kind!r}; it must be one of {', '.join(DIVERGENCES)}")
+    return DIVERGENCES[kind](target, student, temperature)
+
+
+DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "jensen_shannon": jensen_shannon}
+
+
+def _log_probabilities(target: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """ln p (detached) and ln q of ``kl``, in fp32."""
+    _same_shape(target=target, student=student)
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    return F.log_softmax(target.detach().float() / temperature, -1), F.log_softmax(student.float(), -1)
 
 
 def action_distribution(logits: Tensor) -> Tensor:

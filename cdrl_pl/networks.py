@@ -216,6 +216,8 @@ class AlignmentNetwork(nn.Module):
         activation: Literal["relu", "elu"] = "relu",
     ) -> None:
         super().__init__()
+        if activation not in ("relu", "elu"):
+            raise ValueError(f"activation is {activation!r}; it must be relu or elu")
         self.hidden, self.depth, self.activation = hidden, depth, activation
         layers: list[nn.Module] = []
         width = teacher_actions

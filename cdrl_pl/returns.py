@@ -40,14 +40,8 @@ def gae(
     Returns:
         Advantages [T, B] and returns [T, B], in the dtype of ``values`` and without gradient.
     """
-    steps, copies = rewards.shape
-    if values.shape != (steps + 1, copies):
-        raise ValueError(f"values must have shape {(steps + 1, copies)}, got {tuple(values.shape)}")
-    for name, tensor in (("terminated", terminated), ("truncated", truncated), ("final_values", final_values)):
-        if tensor.shape != rewards.shape:
-            raise ValueError(
-                f"{name} must have the shape of rewards, {tuple(rewards.shape)}, got {tuple(tensor.shape)}"
-            )
+    steps = len(rewards)
+    _check_shapes(rewards, values, terminated=terminated, truncated=truncated, final_values=final_values)
     with torch.no_grad():
         following = next_values(values, terminated, truncated, final_values)
         goes_on = (~(terminated | truncated)).to(values.dtype)
@@ -60,3 +54,59 @@ def gae(
             ret = rewards[t] + gamma * torch.where(goes_on[t].bool(), ret, following[t])
             advantages[t], returns[t] = advantage, ret
     return advantages, returns
+
+
+def vtrace(
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    log_ratios: Tensor,
+    gamma: float,
+    lam: float = 1.0,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Advantages and value targets corrected for policy lag (Espeholt et al. 2018, IMPALA, section 4).
+
+    With rho_t = min(rho_clip, ratio_t), c_t = lam min(c_clip, ratio_t) and ratio_t = pi(a_t|s_t) / mu(a_t|s_t):
+    v_t - V_t = rho_t delta_t + gamma c_t (v_{t+1} - V_{t+1});  A_t = rho_t (delta_t + gamma lam (v_{t+1} - V_{t+1})).
+    Episodes end as in ``gae``. Where pi = mu and both clips are 1 or more, A_t is GAE's for every lam and v_t = V_t +
+    A_t, so with lam = 1 both are what ``gae`` gives. (The paper's own A_t has no lam; the two agree at lam = 1.)
+
+    Args:
+        rewards: [T, B]. values: [T+1, B]. terminated, truncated: [T, B] bool. final_values: [T, B].
+        log_ratios: [T, B], log pi(a_t|s_t) - log mu(a_t|s_t) of the learner's policy pi and the one that played, mu.
+        gamma: discount per decision. lam: lambda. rho_clip: decides which policy's value is learned, pi's or one nearer
+            to mu. c_clip: how far corrections reach back; both bound the variance.
+
+    Returns:
+        Advantages [T, B] and value targets [T, B], in the dtype of ``values`` and without gradient.
+    """
+    ends = {"terminated": terminated, "truncated": truncated, "final_values": final_values}
+    _check_shapes(rewards, values, **ends, log_ratios=log_ratios)
+    with torch.no_grad():
+        ratios = log_ratios.to(values.dtype).exp()
+        rhos, cs = ratios.clamp(max=rho_clip), lam * ratios.clamp(max=c_clip)
+        deltas = rewards + gamma * next_values(values, terminated, truncated, final_values) - values[:-1]
+        goes_on = (~(terminated | truncated)).to(values.dtype)
+        advantages, targets = torch.empty_like(deltas), torch.empty_like(deltas)
+        correction = torch.zeros_like(values[0])  # v_{t+1} - V_{t+1}, 0 across an episode's end
+        for t in range(len(rewards) - 1, -1, -1):
+            ahead = gamma * goes_on[t] * correction
+            advantages[t] = rhos[t] * (deltas[t] + lam * ahead)
+            correction = rhos[t] * deltas[t] + cs[t] * ahead
+            targets[t] = values[t] + correction
+    return advantages, targets
+
+
+def _check_shapes(rewards: Tensor, values: Tensor, **others: Tensor) -> None:
+    steps, copies = rewards.shape
+    if values.shape != (steps + 1, copies):
+        raise ValueError(f"values must have shape {(steps + 1, copies)}, got {tuple(values.shape)}")
+    for name, tensor in others.items():
+        if tensor.shape != rewards.shape:
+            raise ValueError(
+                f"{name} must have the shape of rewards, {tuple(rewards.shape)}, got {tuple(tensor.shape)}"
+            )

@@ -11,7 +11,7 @@ from torch import Tensor
 from cdrl_pl import losses
 from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.returns import gae
+from cdrl_pl.returns import gae, vtrace
 from cdrl_pl.schedule import linear
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -34,6 +34,9 @@ class LearnerConfig:
         batch_copies: environment copies per gradient step; null takes all copies of a rollout in one step.
         clip_rewards: clip rewards to -1..1 in the learner; reported returns are always the game's own.
         reinforce: learn from own rewards; false for a student that only distils (Figure 3a).
+        off_policy: "vtrace" corrects for the lag of the policy that played (Espeholt et al. 2018, IMPALA); "none"
+            learns as if the newest policy had played.
+        rho_clip, c_clip: V-trace's bounds of the importance weights, on the targets and on how far they reach back.
     """
 
     lr: float = 1e-4
@@ -49,6 +52,9 @@ class LearnerConfig:
     batch_copies: int | None = None
     clip_rewards: bool = False
     reinforce: bool = True
+    off_policy: Literal["none", "vtrace"] = "none"
+    rho_clip: float = 1.0
+    c_clip: float = 1.0
 
     def __post_init__(self) -> None:
         for name, ok, allowed in (
@@ -63,18 +69,22 @@ class LearnerConfig:
             ("entropy_steps", self.entropy_steps >= 1, "1 or more"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
             ("batch_copies", self.batch_copies is None or self.batch_copies >= 1, "1 or more, or null"),
+            ("off_policy", self.off_policy in ("none", "vtrace"), "none or vtrace"),
+            ("c_clip", self.c_clip > 0, "above 0"),
+            ("rho_clip", self.rho_clip >= self.c_clip, f"c_clip, {self.c_clip}, or more"),
         ):
             if not ok:
                 raise ValueError(f"learner.{name} is {getattr(self, name)}; it must be {allowed}")
 
 
 class A3CLosses(NamedTuple):
-    """Scalars, each with its gradient; ``total`` is what the student minimises."""
+    """Scalars, each with its gradient, of which the student minimises ``total``; and the advantages behind them."""
 
     total: Tensor
     policy_loss: Tensor
     value_loss: Tensor
     entropy: Tensor
+    advantages: Tensor  # [T, B], without gradient
 
 
 class Student(pl.LightningModule):
@@ -119,13 +129,17 @@ class Student(pl.LightningModule):
         terminated, truncated = rollout.terminated, rollout.truncated
         if time_limit == "terminal":
             terminated, truncated = terminated | truncated, truncated & False
-        advantages, returns = gae(
-            rewards, output.values.detach(), terminated, truncated, rollout.final_values, config.gamma, config.lam
-        )
-        logits = output.logits[:steps]
+        logits, values = output.logits[:steps], output.values.detach()
+        played = (rewards, values, terminated, truncated, rollout.final_values)
+        if config.off_policy == "vtrace":
+            log_ratios = losses.log_prob(logits.detach(), rollout.actions) - rollout.log_probs
+            clips = (config.rho_clip, config.c_clip)
+            advantages, returns = vtrace(*played, log_ratios, config.gamma, config.lam, *clips)
+        else:
+            advantages, returns = gae(*played, config.gamma, config.lam)
         policy = losses.reduce(losses.policy_loss(logits, rollout.actions, advantages), "sum")
         value = losses.reduce(losses.value_loss(output.values[:steps], returns), "sum")
         entropy = losses.reduce(losses.entropy(logits), "sum")
         weight = linear(config.entropy_coef, config.entropy_end, config.entropy_steps, env_steps)
         total = policy + config.value_coef * value - weight * entropy
-        return A3CLosses(total, policy, value, entropy)
+        return A3CLosses(total, policy, value, entropy, advantages)

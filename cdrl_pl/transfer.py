@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from cdrl_pl import losses
 from cdrl_pl.advice import Advice, Observations, Shuffle, adapt, check_observations, stand_in
 from cdrl_pl.alignment import Alignment, AlignmentConfig, Task, known_map
+from cdrl_pl.guidance import AlarmConfig, Guidance
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.reading import Reading
-from cdrl_pl.schedule import Schedule
+from cdrl_pl.schedule import Schedule, WeightConfig, linear
 from cdrl_pl.teacher import Teacher
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -27,9 +28,16 @@ class TransferConfig:
         T1: decisions of the student at which alignment training starts; null takes the preset's.
         T2: decisions at which distillation starts; null takes the preset's.
         stop: decisions at which both end; null takes the preset's, "never" has no end.
-        temperature: tau, dividing the target's logits.
-        weight: of the distillation loss beside the reinforcement loss.
-        layer: the student layer it distils into; "policy" is for teachers of the same actions.
+        temperature: tau, dividing the target's logits, in both losses.
+        temperature_end: tau it goes to in a straight line over ``temperature_steps`` decisions from the transfer's
+            start (T1, or T2 where F needs no training); null keeps it.
+        temperature_steps: decisions until tau is ``temperature_end``.
+        temperature_squared: multiply the distillation loss by tau^2 (Hinton, Vinyals, Dean 2015). There both sides are
+            softened and the factor keeps the size of the gradient; here, as in Eqs. 2 and 3, tau divides the target
+            alone, so that the factor weighs a softer target more.
+        weight: of the distillation loss beside the reinforcement loss; a number, or a schedule.
+        divergence: between the aligned teacher and the distilled layer; see ``losses.divergence``.
+        layer: the student layer it distils into; "policy" is the one that decides.
         alignment: the alignment function F.
         advice: whose logits F gets on the student's states; all but "teacher" are controls (spec section 7). "random":
             a network of the teacher's structure with random weights; "shuffled": the teacher's, permuted over the rows
@@ -37,6 +45,7 @@ class TransferConfig:
         lag: decisions of the student between two refreshes of its lagged copy.
         observations: how observations of another size are made the teacher's: "resize" (images), "pad" (or cut; images
             around their middle, vectors at their end); "none" refuses them.
+        alarm: measures whether the transfer hurts, and may release its weight; null does not.
     """
 
     teacher: str
@@ -45,12 +54,17 @@ class TransferConfig:
     T2: int | None = None
     stop: int | Literal["never"] | None = None
     temperature: float = 1.0
-    weight: float = 1.0
+    temperature_end: float | None = None
+    temperature_steps: int = 1_000_000
+    temperature_squared: bool = False
+    weight: float | WeightConfig = 1.0
+    divergence: losses.Divergence = "forward"
     layer: Literal["distillation", "policy"] = "distillation"
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     advice: Advice = "teacher"
     lag: int = 100_000
     observations: Observations = "none"
+    alarm: AlarmConfig | None = None
 
     @property
     def advisor(self) -> str:
@@ -100,10 +114,7 @@ class Transfer(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.reading, self.name = config, reading, config.name
-        if not config.temperature > 0:
-            raise ValueError(f"transfer {self.name}: temperature is {config.temperature}; it must be above 0")
-        if not config.weight >= 0:
-            raise ValueError(f"transfer {self.name}: weight is {config.weight}; it must be 0 or more")
+        _check(config, reading)
         if config.lag < 1:
             raise ValueError(f"transfer {self.name}: lag is {config.lag}; it must be 1 or more")
         self.stand_in = stand_in(config.advice, teacher, student)
@@ -126,6 +137,10 @@ class Transfer(nn.Module):
         except ValueError as error:
             raise ValueError(f"transfer {self.name}: {error}") from None
         self.schedule = config.schedule(reading)
+        weight = config.weight if isinstance(config.weight, WeightConfig) else WeightConfig(start=config.weight)
+        self.guidance = Guidance(self.name, weight, config.alarm)
+        self.temperature = 1.0
+        self.advance(0, None)
         self.aligning = False
         self.distilling = False
 
@@ -133,6 +148,14 @@ class Transfer(nn.Module):
     def active(self) -> bool:
         """Whether the teacher is needed at all."""
         return self.aligning or self.distilling
+
+    def advance(self, env_steps: int, mean_return: float | None) -> None:
+        """Sets temperature and weight to what they are at T, for a student with this mean return (None: no episode)."""
+        config, schedule = self.config, self.schedule
+        self.guidance.advance(env_steps - schedule.T2, mean_return)
+        if self.reading.use_temperature:
+            began = max(0, env_steps - (schedule.T2 if schedule.T1 is None else schedule.T1))
+            self.temperature = linear(config.temperature, config.temperature_end, config.temperature_steps, began)
 
     def advise(self, rollout: Rollout) -> Tensor:
         """The teacher's logits [T, B, k_alpha] on the student's rollout, or what ``advice`` puts in their place."""
@@ -149,14 +172,43 @@ class Transfer(nn.Module):
 
     def alignment_loss(self, output: PolicyOutput, advice: Tensor) -> Tensor:
         """Trains F towards the student's own policy; see ``Alignment.loss``."""
-        return self.alignment.loss(output.logits[: len(advice)].detach(), advice, self.config.temperature)
+        return self.alignment.loss(output.logits[: len(advice)].detach(), advice, self.temperature)
 
     def distillation_loss(self, output: PolicyOutput, aligned: Tensor) -> Tensor:
         """l_KL(F(z_alpha), z_beta', tau) (Algorithm 1, line 31): a scalar over trunk, LSTM and the distilled layer.
+
+        ``divergence`` may replace the KL, and ``temperature_squared`` multiplies it by tau^2.
 
         Args:
             output: the student's, [T+1, B, ...] or [T, B, ...]. aligned: F(z_alpha) [T, B, k_beta]; gets no gradient.
         """
         layer = output.distill_logits if self.config.layer == "distillation" else output.logits
-        temperature = self.config.temperature if self.reading.use_temperature else 1.0
-        return losses.reduce(losses.kl(aligned, layer[: len(aligned)], temperature), self.reading.kl_reduction)
+        per_step = losses.divergence(self.config.divergence, aligned, layer[: len(aligned)], self.temperature)
+        loss = losses.reduce(per_step, self.reading.kl_reduction)
+        return self.temperature**2 * loss if self.config.temperature_squared else loss
+
+
+def _check(config: TransferConfig, reading: Reading) -> None:
+    """Refuses settings out of range, and those that the reading would leave without effect."""
+    scheduled = isinstance(config.weight, WeightConfig)
+    softened = config.temperature_end is not None or config.temperature_squared
+    for name, ok, allowed in (
+        ("temperature", config.temperature > 0, "above 0"),
+        ("temperature_end", config.temperature_end is None or config.temperature_end > 0, "above 0, or null"),
+        ("temperature_steps", config.temperature_steps >= 1, "1 or more decisions"),
+        ("weight", scheduled or config.weight >= 0, "0 or more"),  # type: ignore[operator]
+        ("divergence", config.divergence in losses.DIVERGENCES, f"one of {', '.join(losses.DIVERGENCES)}"),
+        ("layer", config.layer in ("distillation", "policy"), "distillation or policy"),
+    ):
+        if not ok:
+            raise ValueError(f"transfer {config.name}: {name} is {getattr(config, name)}; it must be {allowed}")
+    if softened and not reading.use_temperature:
+        raise ValueError(
+            f"transfer {config.name}: temperature_end and temperature_squared need reading.use_temperature: true; this "
+            "reading has no temperature"
+        )
+    if reading.distill_step == "separate" and (scheduled or config.alarm is not None):
+        raise ValueError(
+            f"transfer {config.name}: a weight schedule and an alarm need reading.distill_step: joint; this reading's "
+            "separate step has no weight"
+        )

@@ -427,6 +427,11 @@ def test_a_run_without_numbers_can_be_shown(transfers: list[Any]) -> None:
     assert "T 0/120" in text_of(render(module)) and "ETA -" in summary(module)
 
 
+@pytest.mark.parametrize("window", [7, 100])
+def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
+    assert f"return (last {window})" in text_of(render(graph(window=window)))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, 0.0, -0.0, 1e-12])
 def test_any_number_can_be_shown(value: float) -> None:
     module = in_the_middle()

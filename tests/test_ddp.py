@@ -43,6 +43,7 @@ class Report(pl.Callback):
         self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.episodes.items()}
         switches = {type(c).__name__: c.switched for c in trainer.callbacks if hasattr(c, "switched")}
         self.seen["switched"] = switches
+        self.seen["guidance"] = [transfer.guidance.state_dict() for transfer in module.edges]
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 '''
 LAUNCHERS = {
@@ -60,8 +61,9 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "rank_report.py").write_text(REPORT)
     switches = [callback("callbacks.AlignmentSchedule"), callback("callbacks.DistillationSchedule")]
     report = callback("rank_report.Report", folder=str(folder))
-    transfers = [edge(T1=80, T2=160, alignment={"hidden": 8, "depth": 1, "lr": 1e-2})]
-    agents = {"alpha": pole(lr=1e-2), "beta": pole(lr=1e-2)}
+    guided = {"weight": {"shape": "linear", "steps": 100}, "alarm": {"every": 1, "memory": 2, "release_below": 0.0}}
+    transfers = [edge(T1=80, T2=160, alignment={"hidden": 8, "depth": 1, "lr": 1e-2}, **guided)]
+    agents = {"alpha": pole(lr=1e-2), "beta": {**pole(lr=1e-2), "teacher_weights": {"by": "value"}}}
     config = tiny(*switches, callback("callbacks.EnvStepsCheckpoint"), report, transfers=transfers, **agents)
     arguments = ["--config", write(folder / "tiny.yaml", config), "--T_max", "240", "--devices", "2"]
     ended = subprocess.run(
@@ -95,6 +97,12 @@ def test_every_rank_switches_at_T1_and_T2(ranks: list[dict[str, Any]]) -> None: 
             "AlignmentSchedule": {"alpha-beta": [80]},
             "DistillationSchedule": {"alpha-beta": [160]},
         }
+
+
+def test_both_ranks_weigh_the_teacher_alike(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["guidance"] == ranks[1]["guidance"]
+    (seen,) = ranks[0]["guidance"]
+    assert seen["value"][1] == 8 and seen["cosine"][1] == 4 and seen["value"][0] != 0 and seen["cosine"][0] != 0
 
 
 def test_no_two_rollouts_are_the_same(ranks: list[dict[str, Any]]) -> None:

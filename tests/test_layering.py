@@ -12,8 +12,8 @@ from command_line import REPOSITORY
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "storage"],
-    ["networks", "rollouts.slots"],
+    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "storage", "machine"],
+    ["networks", "guidance", "rollouts.slots"],
     ["advice", "alignment", "student", "rollouts.actor"],
     ["evaluation", "rollouts.worker"],
     ["certificate", "video", "rollouts.pool"],

@@ -131,6 +131,79 @@ def test_fault_27_extreme_logits_train_a_layer_finitely(divergence: Callable[...
     assert layer.weight.grad is not None and layer.weight.grad.isfinite().all() and layer.weight.grad.abs().max() > 0
 
 
+# The three divergences
+
+
+def slow_divergence(kind: str, p: list[float], q: list[float]) -> float:
+    """The definitions over probabilities."""
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return {
+        "forward": lambda: slow_kl(p, q),
+        "reverse": lambda: slow_kl(q, p),
+        "jensen_shannon": lambda: (slow_kl(p, m) + slow_kl(q, m)) / 2,
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", losses.DIVERGENCES)
+@given(seed=SEEDS, tau=st.sampled_from([0.5, 1.0, 4.0]))
+def test_a_divergence_equals_its_definition(kind: losses.Divergence, seed: int, tau: float) -> None:
+    target, student = 2 * normal(4, 3, 6, seed=seed), 2 * normal(4, 3, 6, seed=seed + 1)
+    expected = per_step(target, lambda z, s: slow_divergence(kind, slow_softmax(z, tau), slow_softmax(s)), student)
+    assert_allclose(losses.divergence(kind, target, student, tau), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", losses.DIVERGENCES)
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_the_gradient_of_a_divergence_equals_finite_differences(kind: losses.Divergence, tau: float) -> None:
+    target, student = 2 * normal(1, 1, 5), 2 * normal(1, 1, 5, seed=1)
+    student.requires_grad_()
+    losses.divergence(kind, target, student, tau).sum().backward()
+    p, z, step = slow_softmax(target[0, 0].numpy(), tau), student.detach()[0, 0].double().numpy(), 1e-5
+    expected = []
+    for shift in step * np.eye(5):
+        up, down = (slow_divergence(kind, p, slow_softmax(z + sign * shift)) for sign in (1, -1))
+        expected.append((up - down) / (2 * step))
+    assert student.grad is not None and max(map(abs, expected)) > 0.01
+    assert_allclose(student.grad[0, 0], expected, atol=1e-5)
+
+
+@given(target=LOGITS, student=LOGITS)
+def test_the_jensen_shannon_divergence_is_symmetric_and_at_most_ln_2(target: np.ndarray, student: np.ndarray) -> None:
+    z, s = torch.from_numpy(target), torch.from_numpy(student)
+    found = losses.jensen_shannon(z, s)
+    assert_allclose(found, losses.jensen_shannon(s, z), atol=1e-5)
+    assert (found >= -1e-5).all() and (found <= math.log(2) + 1e-5).all()
+
+
+@pytest.mark.parametrize("kind", losses.DIVERGENCES)
+@given(target=LOGITS, student=LOGITS)
+def test_fault_27_a_divergence_and_its_gradient_are_finite(
+    kind: losses.Divergence, target: np.ndarray, student: np.ndarray
+) -> None:
+    s = torch.from_numpy(student).requires_grad_()
+    value = losses.divergence(kind, torch.from_numpy(target), s)
+    value.sum().backward()
+    assert value.isfinite().all() and s.grad is not None and s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", losses.DIVERGENCES)
+def test_a_divergence_of_equal_distributions_is_0_and_its_target_gets_no_gradient(kind: losses.Divergence) -> None:
+    target, student = normal(4, 3, 6).requires_grad_(), normal(4, 3, 6, seed=1).requires_grad_()
+    assert_allclose(losses.divergence(kind, student.detach(), student).detach(), 0.0, atol=1e-6)
+    losses.divergence(kind, target, student).sum().backward()
+    assert target.grad is None and student.grad is not None and student.grad.abs().max() > 0
+
+
+def test_far_apart_the_jensen_shannon_divergence_is_ln_2() -> None:
+    found = losses.jensen_shannon(torch.tensor([[[120.0, 0.0]]]), torch.tensor([[[0.0, 120.0]]]))
+    assert_allclose(found, math.log(2), rtol=1e-6)
+
+
+def test_fault_28_an_unknown_divergence_is_refused() -> None:
+    with pytest.raises(ValueError, match="divergence is 'kl'; it must be one of forward, reverse, jensen_shannon"):
+        losses.divergence("kl", normal(1, 1, 2), normal(1, 1, 2))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("tau", [0.0, -1.0])
 def test_fault_28_a_temperature_that_is_not_positive_is_refused(tau: float) -> None:
     with pytest.raises(ValueError, match=f"temperature is {tau}"):
@@ -242,6 +315,11 @@ def test_sum_grows_with_time_and_mean_does_not() -> None:
 def test_reduce_refuses_what_is_not_one_value_per_step(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected \[T, B\]"):
         losses.reduce(torch.zeros(shape), "sum")
+
+
+def test_fault_28_an_unknown_reduction_is_refused() -> None:
+    with pytest.raises(ValueError, match="reduction is 'average'; it must be sum or mean"):
+        losses.reduce(torch.ones(2, 2), "average")  # type: ignore[arg-type]
 
 
 def test_action_distribution_is_the_mean_of_the_probabilities() -> None:

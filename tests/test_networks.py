@@ -365,3 +365,8 @@ def test_training_the_alignment_leaves_teacher_and_student() -> None:
     alignment = AlignmentNetwork(6, 3, hidden=16)
     losses.kl(student, alignment(teacher), 2.0).sum().backward()
     assert student.grad is None and all(p.grad is not None for p in alignment.parameters())
+
+
+def test_fault_28_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="activation is 'gelu'; it must be relu or elu"):
+        AlignmentNetwork(6, 3, activation="gelu")  # type: ignore[arg-type]

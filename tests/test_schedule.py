@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from cdrl_pl.schedule import NEVER, Schedule, aligns, distils, linear, phase, running
+from cdrl_pl.schedule import NEVER, Schedule, WeightConfig, aligns, distils, linear, phase, running, weight_at
 
 STEPS = st.integers(0, 2**40)
 
@@ -86,3 +89,57 @@ def test_a_linear_schedule_over_no_steps_is_at_its_end() -> None:
 
 def test_a_linear_schedule_without_an_end_stays_at_its_start() -> None:
     assert [linear(8.0, None, 100, t) for t in (0, 50, 1000)] == [8.0] * 3
+
+
+# The weight of a transfer
+
+
+@given(start=st.floats(0, 100), decisions=STEPS)
+def test_a_constant_weight_is_its_start_exactly(start: float, decisions: int) -> None:
+    assert weight_at(WeightConfig(start=start), decisions, 3.0) == start
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("linear", [2.0, 1.75, 1.5, 1.25, 1.0, 1.0]),
+        ("cosine", [2.0, 1.5 + math.sqrt(0.125), 1.5, 1.5 - math.sqrt(0.125), 1.0, 1.0]),
+    ],
+)
+def test_a_weight_is_annealed_over_its_steps_and_stays(shape: Any, expected: list[float]) -> None:
+    config = WeightConfig(shape, start=2.0, end=1.0, steps=100)
+    assert [weight_at(config, t, None) for t in (0, 25, 50, 75, 100, 2**33)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_before_its_steps_count_a_weight_is_at_its_start(shape: Any) -> None:
+    assert weight_at(WeightConfig(shape, start=2.0), -5, None) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("mean_return", "expected"), [(None, 1.0), (-30.0, 1.0), (-20.0, 1.0), (0.0, 0.5), (20.0, 0.0), (21.0, 0.0)]
+)
+def test_a_student_is_weaned_as_its_return_rises(mean_return: float | None, expected: float) -> None:
+    config = WeightConfig("wean", low=-20.0, high=20.0)
+    assert [weight_at(config, t, mean_return) for t in (0, 2**33)] == [expected] * 2
+
+
+def test_a_student_that_gets_worse_is_helped_again() -> None:
+    config = WeightConfig("wean", start=3.0, end=1.0, low=0.0, high=10.0)
+    assert [weight_at(config, 0, ret) for ret in (5.0, 10.0, 5.0)] == [2.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": "step"}, "weight.shape is 'step'; it must be constant, linear, cosine or wean"),
+        ({"start": -1.0}, "weight.start is -1.0; it must be 0 or more"),
+        ({"end": float("nan")}, "weight.end is nan; it must be 0 or more"),
+        ({"steps": 0}, "weight.steps is 0; it must be 1 or more"),
+        ({"shape": "wean", "low": 0.0}, "weight.low is 0.0 and weight.high None; wean needs two returns"),
+        ({"shape": "wean", "low": 5.0, "high": 5.0}, "weight.low is 5.0 and weight.high 5.0; wean needs two returns"),
+    ],
+)
+def test_fault_28_an_impossible_weight_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WeightConfig(**options)

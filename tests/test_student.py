@@ -25,6 +25,7 @@ from graphs import (
 from numpy.testing import assert_allclose
 from toy_envs import toy
 
+from cdrl_pl import losses
 from cdrl_pl.collaboration import AgentConfig, build_agent
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.student import LearnerConfig, Student
@@ -170,6 +171,55 @@ def test_the_learning_rate_follows_the_clock_of_the_run(tmp_path: Path) -> None:
     assert rates == pytest.approx({0: 1e-2, 50: 5.5e-3, 100: 1e-3, 10**10: 1e-3})
 
 
+# V-trace
+
+
+def replayed(student: Student, rollout: Rollout, lag: float) -> Rollout:
+    """The rollout as played by the student's own policy, where ``lag`` is 0, or by one whose probabilities differ."""
+    log_probs = losses.log_prob(student(rollout).logits[: rollout.steps], rollout.actions).detach()
+    return replace(rollout, log_probs=log_probs + lag * torch.linspace(-1, 1, log_probs.numel()).view_as(log_probs))
+
+
+def vtrace_and_gae(lag: float, lam: float = 1.0) -> list[Losses]:
+    found = []
+    for off_policy in ("vtrace", "none"):
+        student = make_student(off_policy=off_policy, lam=lam)
+        rollout = replayed(student, random_rollout(3, steps=9, copies=5, ends=0.5), lag)
+        losses_ = student.reinforcement_losses(student(rollout), rollout)
+        found.append({k: v.sum().item() for k, v in losses_._asdict().items()})
+    return found
+
+
+def test_vtrace_of_a_policy_without_lag_is_a3c() -> None:
+    vtrace, gae = vtrace_and_gae(0.0)
+    assert vtrace == pytest.approx(gae, rel=1e-4)
+
+
+def test_vtrace_of_a_policy_with_lag_is_not() -> None:
+    """The control of the test above."""
+    vtrace, gae = vtrace_and_gae(1.0)
+    assert vtrace["policy_loss"] != pytest.approx(gae["policy_loss"], rel=0.05)
+    assert vtrace["value_loss"] != pytest.approx(gae["value_loss"], rel=0.05)
+
+
+def test_without_vtrace_the_lag_changes_nothing() -> None:
+    assert vtrace_and_gae(0.0)[1] == vtrace_and_gae(1.0)[1]
+
+
+def test_vtrace_weighs_by_the_learners_policy_over_the_workers() -> None:
+    """A quarter counts of a step played 4 times as often as the learner would, the clip of one played less often."""
+    student, rollout = make_student(off_policy="vtrace"), random_rollout(steps=1, copies=2, ends=0.0)
+    rollout = replayed(student, rollout, 0.0)
+    rollout = replace(rollout, log_probs=rollout.log_probs + torch.tensor([[math.log(4), -math.log(4)]]))
+    found = student.reinforcement_losses(student(rollout), rollout).advantages
+    values = student(rollout).values.detach()
+    delta = rollout.rewards[0] + GAMMA * values[1] - values[0]
+    assert_allclose(found[0], delta * torch.tensor([0.25, 1.0]), rtol=1e-4)
+    wide = make_student(off_policy="vtrace", rho_clip=3.0)
+    found = wide.reinforcement_losses(wide(rollout), rollout).advantages
+    assert_allclose(found[0], delta * torch.tensor([0.25, 3.0]), rtol=1e-4)
+
+
 # Rewards
 
 
@@ -223,6 +273,10 @@ def test_all_copies_make_one_step_and_small_batches_several(tmp_path: Path) -> N
         ("entropy_coef", -0.01, "0 or more"),
         ("max_grad_norm", 0.0, "above 0"),
         ("batch_copies", 0, "1 or more, or null"),
+        ("off_policy", "retrace", "none or vtrace"),
+        ("c_clip", 0.0, "above 0"),
+        ("rho_clip", 0.5, "c_clip, 1.0, or more"),
+        ("rho_clip", float("nan"), "c_clip, 1.0, or more"),
     ],
 )
 def test_fault_28_a_learner_setting_out_of_range_is_refused(name: str, value: float, allowed: str) -> None:

@@ -26,11 +26,13 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 from wide_cartpole import CARTPOLE, WIDE
 
+from cdrl_pl import losses
 from cdrl_pl.alignment import AlignmentConfig
 from cdrl_pl.collaboration import AgentConfig
+from cdrl_pl.guidance import AlarmConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.reading import READINGS, Reading
-from cdrl_pl.schedule import Schedule
+from cdrl_pl.schedule import Schedule, WeightConfig
 from cdrl_pl.teacher import CertificatedAgent, Teacher
 from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Rollout
@@ -222,7 +224,8 @@ def test_alignment_trains_f_alone(preset: str) -> None:
 @pytest.mark.parametrize("layer", ["distillation", "policy"])
 @pytest.mark.parametrize("tau", [1.0, 3.0])
 def test_the_distillation_loss_is_the_kl_to_the_aligned_logits(tau: float, layer: Any) -> None:
-    _, student, transfer = pair(temperature=tau, layer=layer)
+    student = new_network(2)
+    transfer = join(new_network(1, actions=2), student, temperature=tau, layer=layer)
     rollout = random_rollout(ends=0.5)
     output, aligned = read(student, rollout), 4 * transfer.alignment(transfer.advise(rollout))
     logits = output.distill_logits if layer == "distillation" else output.logits
@@ -237,6 +240,53 @@ def test_the_alignment_loss_is_the_kl_to_the_students_policy(tau: float) -> None
     output, advice = read(student, rollout), transfer.advise(rollout)
     expected = slow_kl(output.logits[:5], transfer.alignment(advice), tau)
     assert_allclose(transfer.alignment_loss(output, advice).item(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jensen_shannon"])
+def test_each_loss_has_the_divergence_that_it_is_told(kind: losses.Divergence) -> None:
+    teacher, student = new_network(1, actions=5), new_network(2)
+    config = edge("alpha", "beta", temperature=2.0, divergence=kind)
+    config.alignment.divergence = kind
+    transfer = Transfer(config, teacher, student, PAPER)
+    output, advice = read(student, random_rollout()), transfer.advise(random_rollout())
+    aligned = transfer.alignment(advice)
+    expected = losses.divergence(kind, aligned, output.distill_logits[:5], 2.0).mean(1).sum()
+    assert_allclose(transfer.distillation_loss(output, aligned).item(), expected.item(), rtol=1e-6)
+    expected = losses.divergence(kind, output.logits[:5], aligned, 2.0).mean(1).sum()
+    assert_allclose(transfer.alignment_loss(output, advice).item(), expected.item(), rtol=1e-6)
+
+
+def test_without_a_divergence_of_its_own_the_alignment_has_the_readings() -> None:
+    _, student, transfer = pair(reading=replace(PAPER, alignment_kl="reverse"))
+    output, advice = read(student, random_rollout()), transfer.advise(random_rollout())
+    expected = losses.reverse_kl(output.logits[:5], transfer.alignment(advice)).mean(1).sum()
+    assert_allclose(transfer.alignment_loss(output, advice).item(), expected.item(), rtol=1e-6)
+
+
+def test_a_temperature_goes_to_its_end_from_the_transfers_start() -> None:
+    _, student, transfer = pair(T1=100, T2=200, temperature=4.0, temperature_end=1.0, temperature_steps=100)
+    output, aligned = read(student, random_rollout()), transfer.alignment(transfer.advise(random_rollout()))
+    for env_steps, tau in ((0, 4.0), (100, 4.0), (150, 2.5), (200, 1.0), (2**33, 1.0)):
+        transfer.advance(env_steps, None)
+        assert transfer.temperature == tau
+        expected = slow_kl(aligned, output.distill_logits[:5], tau)
+        assert_allclose(transfer.distillation_loss(output, aligned).item(), expected, rtol=1e-4)
+
+
+def test_the_identitys_temperature_counts_from_t2() -> None:
+    options = {"T2": 200, "temperature": 4.0, "temperature_end": 1.0, "temperature_steps": 100}
+    transfer = join(new_network(1), new_network(2), "identity", **options)
+    transfer.advance(250, None)
+    assert transfer.temperature == 2.5
+
+
+def test_tau_squared_multiplies_the_distillation_loss() -> None:
+    losses_ = []
+    for squared in (False, True):
+        _, student, transfer = pair(temperature=3.0, temperature_squared=squared)
+        output, advice = read(student, random_rollout()), transfer.advise(random_rollout())
+        losses_.append(transfer.distillation_loss(output, transfer.alignment(advice)).item())
+    assert_allclose(losses_[1], 9 * losses_[0], rtol=1e-6)
 
 
 def test_equal_networks_joined_by_the_identity_have_nothing_to_distil() -> None:
@@ -320,6 +370,41 @@ def test_fault_28_a_temperature_that_is_not_positive_is_refused(value: float) ->
 def test_fault_28_a_weight_below_0_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=f"transfer alpha-beta: weight is {value}; it must be 0 or more"):
         make_graph(edge(weight=value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("temperature_end", 0.0, "above 0, or null"),
+        ("temperature_steps", 0, "1 or more decisions"),
+        ("divergence", "kl", "one of forward, reverse, jensen_shannon"),
+        ("layer", "value", "distillation or policy"),
+    ],
+)
+def test_fault_28_an_option_out_of_range_is_refused(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"transfer alpha-beta: {name} is {value}; it must be {allowed}"):
+        make_graph(edge(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature_end": 2.0}, "need reading.use_temperature: true"),
+        ({"temperature_squared": True}, "need reading.use_temperature: true"),
+        ({"weight": WeightConfig()}, "need reading.distill_step: joint"),
+        ({"alarm": AlarmConfig()}, "need reading.distill_step: joint"),
+    ],
+)
+def test_fault_28_what_the_programs_reading_leaves_without_effect_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"transfer alpha-beta: .*{message}"):
+        make_graph(edge(**options), preset="code")
+
+
+def test_fault_28_an_unknown_divergence_of_the_alignment_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"alignment.divergence is 'kl'; it must be one of forward, .*, or null"):
+        AlignmentConfig(divergence="kl")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""How strongly a student listens to each teacher: weights over time, over several teachers, and an alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from cdrl_pl.losses import log_prob
+from cdrl_pl.meter import Meter
+from cdrl_pl.schedule import WeightConfig, weight_at
+
+
+@dataclass
+class TeacherWeights:
+    """How a student shares its attention among several teachers.
+
+    Attributes:
+        by: "fixed" leaves every transfer its own weight; "value" multiplies it by a factor learned from what following
+            that teacher would gain (``teacher_value``). The factors of a student's teachers average 1.
+        sharpness: of the softmax over the teachers' values; 0 gives all of them the factor 1.
+        memory: gradient steps that the moving average of a teacher's value spans.
+    """
+
+    by: Literal["fixed", "value"] = "fixed"
+    sharpness: float = 10.0
+    memory: int = 100
+
+    def __post_init__(self) -> None:
+        for name, ok, allowed in (
+            ("by", self.by in ("fixed", "value"), "fixed or value"),
+            ("sharpness", self.sharpness >= 0, "0 or more"),
+            ("memory", self.memory >= 1, "1 or more"),
+        ):
+            if not ok:
+                raise ValueError(f"teacher_weights.{name} is {getattr(self, name)!r}; it must be {allowed}")
+
+
+@dataclass
+class AlarmConfig:
+    """The negative-transfer alarm of one transfer.
+
+    The gradients of the reinforcement and of the distillation loss on the student's trunk are compared by their cosine
+    (Du, Czarnecki, Jayakumar, Farajtabar, Pascanu, Lakshminarayanan 2018, "Adapting auxiliary losses using gradient
+    similarity"). They decide on the cosine of a single step; here a moving average decides, since a single rollout's
+    is mostly noise.
+
+    Attributes:
+        every: gradient steps of the student between two measurements; each costs two more backward passes.
+        memory: measurements that the moving average spans, and that are needed before it counts.
+        release_below: the distillation weight is 0 while the average is below this, and back once it is not (the
+            measurements go on); null only warns, where the average falls below 0.
+    """
+
+    every: int = 50
+    memory: int = 20
+    release_below: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, ok, allowed in (
+            ("every", self.every >= 1, "1 or more"),
+            ("memory", self.memory >= 1, "1 or more"),
+            ("release_below", self.release_below is None or -1 <= self.release_below <= 1, "from -1 to 1, or null"),
+        ):
+            if not ok:
+                raise ValueError(f"alarm.{name} is {getattr(self, name)}; it must be {allowed}")
+
+
+class MovingAverage:
+    """The mean of the first values, then one that forgets exponentially; values that are not finite are left out."""
+
+    def __init__(self) -> None:
+        self.mean, self.count = 0.0, 0
+
+    def add(self, value: float, memory: int) -> None:
+        """One more value, of an average that spans ``memory`` of them."""
+        if math.isfinite(value):
+            self.count += 1
+            self.mean += (value - self.mean) / min(self.count, memory)
+
+
+class Guidance:
+    """How strongly one transfer guides its student now; ``weight`` multiplies the distillation loss.
+
+    Args:
+        name: of the transfer. schedule: of the weight over time. alarm: null for none.
+    """
+
+    def __init__(self, name: str, schedule: WeightConfig, alarm: AlarmConfig | None) -> None:
+        self.name, self.schedule, self.alarm = name, schedule, alarm
+        self.scheduled, self.factor = schedule.start, 1.0
+        self.value, self.cosine = MovingAverage(), MovingAverage()
+        self.steps = 0  # gradient steps of the student with this transfer distilling
+        self.tripped = self.released = False
+
+    @property
+    def weight(self) -> float:
+        """By schedule, times the factor among several teachers; 0 while the alarm has released it."""
+        return 0.0 if self.released else self.scheduled * self.factor
+
+    def advance(self, decisions: int, mean_return: float | None) -> None:
+        """Sets the scheduled weight, ``decisions`` after T2 and at the student's mean return."""
+        self.scheduled = weight_at(self.schedule, decisions, mean_return)
+
+    def due(self) -> bool:
+        """Counts a gradient step; whether the alarm measures at it."""
+        self.steps += 1
+        return self.alarm is not None and (self.steps - 1) % self.alarm.every == 0
+
+    def appraise(self, value: float, memory: int, meter: Meter) -> None:
+        """Takes a measured ``teacher_value`` into account, from the next ``share`` on."""
+        meter.add(f"teacher_value/{self.name}", value)
+        meter.add(f"teacher_factor/{self.name}", self.factor)
+        self.value.add(value, memory)
+
+    def judge(self, cosine: float, meter: Meter) -> None:
+        """Takes a measured cosine into account: warns the first time, and releases or takes back the weight."""
+        assert self.alarm is not None
+        meter.add(f"gradient_cosine/{self.name}", cosine)
+        self.cosine.add(cosine, self.alarm.memory)
+        threshold = self.alarm.release_below
+        low = self.cosine.count >= self.alarm.memory and self.cosine.mean < (0.0 if threshold is None else threshold)
+        self.released = low and threshold is not None
+        if low and not self.tripped:
+            self.tripped = True
+            what = "its weight is 0 until it recovers" if self.released else "it may hurt"
+            rank_zero_warn(
+                f"transfer {self.name}: the distillation gradient points against the reinforcement gradient "
+                f"(mean cosine {self.cosine.mean:.3f} on the trunk); {what}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on exactly."""
+        averages = {k: [a.mean, a.count] for k, a in (("value", self.value), ("cosine", self.cosine))}
+        return {**averages, "steps": self.steps, "tripped": self.tripped, "released": self.released}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
+        for key, average in (("value", self.value), ("cosine", self.cosine)):
+            average.mean, average.count = state[key]
+        self.steps, self.tripped, self.released = state["steps"], state["tripped"], state["released"]
+
+
+def share(guides: Sequence[Guidance], config: TeacherWeights) -> None:
+    """Sets the factors of the teachers that teach a student now: their number times a softmax of their values."""
+    if config.by == "fixed" or not guides:
+        return
+    scores = [config.sharpness * guide.value.mean for guide in guides]
+    powers = [math.exp(score - max(scores)) for score in scores]
+    for guide, power in zip(guides, powers, strict=True):
+        guide.factor = len(guides) * power / sum(powers)
+
+
+@torch.no_grad()
+def teacher_value(target: Tensor, logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
+    """What following a teacher for one step would gain: the mean of (clip(p / pi, 0, 2) - 1) A over the rollout.
+
+    By the performance difference lemma (Kakade and Langford 2002, "Approximately optimal approximate reinforcement
+    learning") a policy p gains on pi what pi's advantages are worth under p; to first order on the states of pi, that
+    is E[(p / pi - 1) A] over pi's own actions. A is standardised over the rollout, so that the value has no unit and a
+    biased critic favours no teacher; the clip bounds the variance, and every value to -1..1.
+
+    Args:
+        target: logits of p [T, B, A]. logits: of pi [T, B, A]. actions: [T, B] int64. advantages: [T, B].
+
+    Returns:
+        A scalar; 0 where p = pi, or where all advantages are equal.
+    """
+    if advantages.shape != actions.shape:
+        raise ValueError(f"shapes must be equal, got {tuple(actions.shape)} and {tuple(advantages.shape)}")
+    ratios = (log_prob(target, actions) - log_prob(logits, actions)).exp().clamp(max=2.0)
+    centred = advantages - advantages.mean()
+    deviation = centred.square().mean().sqrt()
+    return ((ratios - 1.0) * centred).mean() / deviation.clamp(min=1e-8)
+
+
+def gradient_cosine(one: Tensor, other: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Cosine between the gradients of two scalar losses on shared parameters; 0 where either has none.
+
+    Both graphs are kept for the training step, and no gradient is accumulated.
+    """
+    flat = []
+    for loss in (one, other):
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        flat.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return cosine_similarity(flat[0], flat[1], 0)
