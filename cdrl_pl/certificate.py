@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -23,6 +20,8 @@ from torch import Tensor
 
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
 from cdrl_pl.evaluation import Score
+from cdrl_pl.files import write_json, write_whole
+from cdrl_pl.fingerprint import versions
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 
 WEIGHTS, CERTIFICATE = "weights.safetensors", "certificate.json"
@@ -55,14 +54,6 @@ class Certificate:
     format: int = FORMAT
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that decides a result."""
-    from importlib.metadata import version
-
-    names = ("torch", "pytorch-lightning", "gymnasium", "ale-py", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
 def save_certificate(
     folder: str | Path,
     network: PolicyNetwork,
@@ -80,23 +71,9 @@ def save_certificate(
     certificate = Certificate(
         env, spec, network.config, evaluation, training, versions(), hashlib.sha256(weights).hexdigest()
     )
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CERTIFICATE, (json.dumps(asdict(certificate), indent=2) + "\n").encode())
+    write_whole(folder / WEIGHTS, weights)
+    write_json(folder / CERTIFICATE, asdict(certificate))
     return certificate
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]]:

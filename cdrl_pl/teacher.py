@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cdrl_pl.certificate import load_certificate
+from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -16,17 +17,25 @@ from cdrl_pl.types import PolicyOutput, Rollout
 class CertificatedAgent(pl.LightningModule):
     """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
 
+    Args:
+        folder: the teacher's. env: the task it plays; null: the one it was certificated on.
+
     Raises:
         CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
+        EnvError: ``env`` cannot be used, or the policy does not fit it.
     """
 
     learns = False
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, env: EnvConfig | None = None) -> None:
         super().__init__()
         self.certificate, weights = load_certificate(folder)
-        self.env, self.spec = self.certificate.env, self.certificate.spec
-        self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
+        own = self.certificate.spec
+        self.env, self.spec = self.certificate.env, own
+        if env is not None:
+            self.env, self.spec = env, describe(env)
+            _check_fits(folder, own, env.id, self.spec)
+        self.network = PolicyNetwork(self.certificate.network, own.obs_shape, own.num_actions)
         self.network.load_state_dict(weights)
         self.requires_grad_(False)
 
@@ -35,6 +44,19 @@ class CertificatedAgent(pl.LightningModule):
         with torch.no_grad():
             output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
         return output
+
+
+def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) -> None:
+    if env.obs_shape != policy.obs_shape or env.obs_dtype != policy.obs_dtype:
+        raise EnvError(
+            f"the policy of {folder} reads {policy.obs_dtype} observations of shape {policy.obs_shape}, "
+            f"{task} gives {env.obs_dtype} of shape {env.obs_shape}; they must be equal"
+        )
+    if env.num_actions != policy.num_actions:
+        raise EnvError(
+            f"the policy of {folder} chooses among {policy.num_actions} actions ({', '.join(policy.action_meanings)}), "
+            f"{task} has {env.num_actions} ({', '.join(env.action_meanings)}); their numbers must be equal"
+        )
 
 
 class Teacher(pl.LightningModule):

@@ -86,7 +86,7 @@ def test_an_option_before_the_command_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(monkeypatch, "--config", str(CARTPOLE)) == 2
-    assert "the first argument must be one (commands: fit, validate, test, predict)" in capsys.readouterr().err
+    assert "the first argument must be one (commands: fit, validate, test, predict, experiment, report)" in capsys.readouterr().err
 
 
 def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +195,7 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("model.agents.alpha.network.depth", 0, ["network.depth is 0", "1 or more"]),
         ("model.agents.alpha.learner.lam", 1.5, ["learner.lam is 1.5", "from 0 to 1"]),
         ("model.agents.alpha.learner.lr", "abc", ["learner.lr", "float", "abc"]),
-        ("model.agents.alpha.certificate", "nowhere", ["agents.alpha", "either env or certificate"]),
+        ("model.agents.alpha", {"learner": {}}, ["agents.alpha", "needs an env or a certificate"]),
         ("model.agents.alpha", {"certificate": "nowhere"}, ["agents.alpha", "certificate.json", "cannot be read"]),
         ("model.agents", {}, ["model.agents is empty"]),
         ("model.transfers.0.T2", 39, ["alpha-beta", "T2 is 39", "T1 is 40"]),
