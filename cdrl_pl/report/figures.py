@@ -1,4 +1,4 @@
-"""The figures. Each takes a comparison and a theme and gives a matplotlib figure, or None where there is nothing to draw."""
+"""The figures: each takes a comparison and gives a matplotlib figure, or None where there is nothing to draw."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def differences(comparison: Comparison) -> Figure | None:
     colour = colours(comparison)
     panels = (
         (st.difference, 0.0, f"mean difference to {comparison.baseline}", "points"),
-        (st.probability_of_improvement, 0.5, "probability of improvement", f"chance of a run above {comparison.baseline}'s"),
+        (st.probability_of_improvement, 0.5, "probability of improvement", f"chance of scoring above {comparison.baseline}"),
     )  # fmt: skip
     for axis, (statistic, nothing, title, label) in zip(axes, panels, strict=True):
         axis.axvline(nothing, color=BASELINE, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -167,10 +167,8 @@ def differences(comparison: Comparison) -> Figure | None:
                 scores, base = arm.finals(policy), comparison.base.finals(policy)
                 low, high = st.bootstrap(statistic, scores, base)
                 axis.plot([low, high], [row + shift] * 2, color=colour[arm.name], linewidth=2.2, alpha=0.6)
-                axis.plot(
-                    statistic(scores, base), row + shift, "o", color=colour[arm.name], markerfacecolor=fill, markersize=6.5,
-                    label=policy if row == 0 else None,
-                )  # fmt: skip
+                look = {"color": colour[arm.name], "markerfacecolor": fill, "markersize": 6.5}
+                axis.plot(statistic(scores, base), row + shift, "o", label=policy if row == 0 else None, **look)
         _rows(axis, [arm.name for arm in arms] if axis is axes[0] else [""] * len(arms))
         axis.set_title(title)
         axis.set_xlabel(label)
@@ -213,7 +211,7 @@ def _has_kl(runs: Sequence[RunData], name: str) -> bool:
 
 
 def actions(comparison: Comparison) -> Figure | None:
-    """The paper's Figure 5: policies of teacher, aligned teacher and student on the student's states, first and last."""
+    """The paper's Figure 5: policies of teacher, aligned teacher and student on the student's states."""
     edges = [(arm, name) for arm in comparison.arms for name in arm.runs[0].transfers if _has_kl(arm.runs, name)]
     if not edges:
         return None

@@ -13,21 +13,21 @@ from cdrl_pl.report.runs import Comparison
 from cdrl_pl.report.tables import Table
 
 CAPTIONS = {
-    "learning_curves": "Mean over runs (thick), every run (thin), and a pointwise 95 % bootstrap band over runs. Each run's "
-    "curve is the mean return of its last 100 finished training episodes, so it trails the policy.",
+    "learning_curves": "Mean over runs (thick), every run (thin), and a pointwise 95 % bootstrap band over runs. Each "
+    "run's curve is the mean return of its last 100 finished training episodes, so it trails the policy.",
     "final_scores": "A tick per run, the mean over runs as a marker, its 95 % bootstrap interval as a bar.",
     "differences": "Mean with its 95 % bootstrap interval over runs; dashed: no difference.",
-    "kl": "Measured alike in every arm, whatever is trained: distillation KL(aligned teacher ‖ student layer), alignment "
-    "KL(student policy ‖ aligned teacher), one line per run. T1: alignment training starts; T2: distillation starts; "
+    "kl": "Measured alike in every arm, whatever is trained: distillation KL(aligned teacher ‖ student layer), "
+    "alignment KL(student policy ‖ aligned teacher), one line per run. T1: alignment training starts; T2: distillation starts; "
     "stop: both end.",
     "actions": "Mean policies on the student's states over the first and the last log line with the teacher active, "
     "averaged over runs (the paper's Figure 5): before the alignment was trained, and after.",
 }
 SOURCES = (
-    "Interquartile mean, probability of improvement and stratified bootstrap over runs: Agarwal, Schwarzer, Castro, "
-    "Courville, Bellemare, Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021 (rliable).",
-    "Jump-start, time to threshold, area ratio: Taylor and Stone, Transfer Learning for Reinforcement Learning Domains: "
-    "A Survey, JMLR 2009.",
+    "Interquartile mean, probability of improvement, stratified bootstrap over runs: Agarwal, Schwarzer, Castro, "
+    "Courville and Bellemare, Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021.",
+    "Jump-start, time to threshold, area ratio: Taylor and Stone, Transfer Learning for Reinforcement Learning "
+    "Domains: A Survey, JMLR 2009.",
     "The method: Lin, Wang, Zhou, Collaborative Deep Reinforcement Learning, KDD 2017.",
 )
 CSS = """

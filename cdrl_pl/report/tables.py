@@ -79,8 +79,8 @@ def difference_table(comparison: Comparison) -> Table | None:
         f"Beside the baseline, {base.name}",
         ("arm", "policy", "mean difference (points)", "probability of improvement"),
         rows,
-        "95 % percentile bootstrap over runs, each arm resampled by itself. Probability of improvement: the share of all "
-        "pairs of runs in which the arm's scores above the baseline's, a tie counting one half; 0.5 is no difference.",
+        "95 % percentile bootstrap over runs, each arm resampled by itself. Probability of improvement: the share of "
+        "all pairs of runs in which the arm's scores above the baseline's, a tie counting one half; 0.5 is no difference.",
     )
 
 
@@ -117,14 +117,14 @@ def speed_table(comparison: Comparison) -> Table:
     )
     if named:
         note += (
-            " Time: first log line at or above the threshold; runs that did not reach it count as later than all others "
-            "in the median, and make the mean a lower bound."
+            " Time: first log line at or above the threshold; runs that did not reach it count as later than all "
+            "others in the median, and make the mean a lower bound."
         )
     return Table("Speed of learning", ("arm", "jump-start (points)", "area ratio", *named), rows, note)
 
 
 def heights(arm: ArmData, agent: str, start: float, end: float) -> st.Array:
-    """Mean height per run, from the run's first finished episodes (if within the span) to ``end``; runs that reach it."""
+    """Mean height per run that reaches ``end``, from its first finished episodes on where they come later."""
     found = []
     for run in arm.runs:
         x, y = run.curve(f"return/{agent}")
@@ -205,9 +205,8 @@ def protocol(comparison: Comparison) -> str:
     parts = [f"{score['episodes']} episodes each sampled and greedy on fresh {env['id']}"]
     if comparison.frame_skip != 1:
         skip, sticky = env.get("frame_skip"), env.get("repeat_action_probability")
-        parts.append(
-            f"{'to'.join(map(str, skip)) if isinstance(skip, list) else skip} frames per decision".replace("to", " to ")
-        )
+        frames = " to ".join(map(str, skip)) if isinstance(skip, list) else str(skip)
+        parts.append(f"{frames} frames per decision")
         parts.append(f"sticky actions {sticky:g}, up to {score['noop_max']} random no-ops at the start")
     if limit := env.get("max_episode_steps"):
         parts.append(f"at most {limit:,} decisions per episode")
@@ -221,8 +220,8 @@ def cautions(comparison: Comparison) -> list[str]:
     least = min(counts.values())
     if least == 1:
         found.append(
-            "There is an arm with one run. Its difference to another arm cannot be told from the difference between two "
-            "seeds; no interval is given, and no arm can be called better or worse."
+            "There is an arm with one run. Its difference to another arm cannot be told from the difference between "
+            "two seeds; no interval is given, and no arm can be called better or worse."
         )
     elif least < ENOUGH:
         found.append(
@@ -244,8 +243,8 @@ def cautions(comparison: Comparison) -> list[str]:
     unscored = [f"{a.name} seed {r.seed}" for a in comparison.arms for r in a.runs if r.score is None]
     if unscored:
         found.append(
-            f"Without scores of a frozen final policy: {', '.join(unscored)}. Training returns are of a policy that was "
-            "still changing, and are no substitute."
+            f"Without scores of a frozen final policy: {', '.join(unscored)}. Training returns are of a policy that "
+            "was still changing, and are no substitute."
         )
     few = [r.score["evaluation"]["sampled"]["episodes"] for a in comparison.arms for r in a.runs if r.score is not None]
     if few and min(few) < 100:
@@ -275,9 +274,9 @@ def findings(comparison: Comparison) -> list[str]:
             sentences.append(f"{arm.name} has no final scores to compare yet.")
             continue
         gain, interval = float(st.difference(ours, base)), st.bootstrap(st.difference, ours, base)
-        text = f"{arm.name} scores {ours.mean():.2f}, {comparison.baseline} {base.mean():.2f} (sampled): {gain:+.2f} points"
+        text = f"{arm.name} scores {ours.mean():.2f}, {comparison.baseline} {base.mean():.2f} (sampled): {gain:+.2f}"
         if np.isnan(interval.low):
-            sentences.append(f"{text}; one run each way shows no interval.")
+            sentences.append(f"{text}; with one run no interval can be given.")
         else:
             held = "includes zero" if interval.low <= 0 <= interval.high else "excludes zero"
             sentences.append(f"{text}, 95 % interval [{interval.low:+.2f}, {interval.high:+.2f}], which {held}.")
