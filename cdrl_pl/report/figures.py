@@ -36,7 +36,7 @@ class Theme:
 LIGHT, DARK = Theme("#1f2328", "#d8dee4", "#ffffff"), Theme("#e6edf3", "#3d444d", "#12161c")
 
 
-def style(theme: Theme) -> dict[str, Any]:
+def style(theme: Theme) -> Any:
     """matplotlib's settings for a theme."""
     return {
         "font.family": "DejaVu Sans",
@@ -90,7 +90,7 @@ def _decisions(axis: Axes, skip: float, frames: bool = True) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(short))
     axis.set_xlim(left=0)
     if frames and skip != 1:
-        top = axis.secondary_xaxis("top", functions=(lambda x: x * skip, lambda x: x / skip))
+        top = axis.secondary_xaxis("top", functions=(lambda x: np.multiply(x, skip), lambda x: np.divide(x, skip)))
         top.set_xlabel(f"frames of the game ({skip:g} per decision on average)")
         top.xaxis.set_major_formatter(FuncFormatter(short))
         top.spines["top"].set_visible(False)
@@ -158,12 +158,12 @@ def differences(comparison: Comparison) -> Figure | None:
     colour = colours(comparison)
     panels = (
         (st.difference, 0.0, f"mean difference to {comparison.baseline}", "points"),
-        (st.probability_of_improvement, 0.5, "probability of improvement", f"chance of scoring above {comparison.baseline}"),
+        (st.probability_of_improvement, 0.5, "probability of improvement", f"chance to be above {comparison.baseline}"),
     )  # fmt: skip
     for axis, (statistic, nothing, title, label) in zip(axes, panels, strict=True):
         axis.axvline(nothing, color=BASELINE, linewidth=1.2, linestyle=(0, (4, 3)))
         for row, arm in enumerate(arms):
-            for policy, shift, fill in (("sampled", 0.13, colour[arm.name]), ("greedy", -0.13, "none")):
+            for policy, shift, fill in (("sampled", -0.13, colour[arm.name]), ("greedy", 0.13, "none")):
                 scores, base = arm.finals(policy), comparison.base.finals(policy)
                 low, high = st.bootstrap(statistic, scores, base)
                 axis.plot([low, high], [row + shift] * 2, color=colour[arm.name], linewidth=2.2, alpha=0.6)
@@ -189,7 +189,7 @@ def kls(comparison: Comparison) -> Figure | None:
                 x, y = run.curve(f"{kind}_kl/{name}")
                 label = f"{kind} KL" if number == 0 else None
                 axis.plot(x, np.maximum(y, 1e-8), color=colour, linewidth=1.3, alpha=0.8, label=label)
-        for mark, value in arm.runs[0].transfers[name].items():
+        for mark, value in arm.runs[0].transfers[name].marks.items():
             if value is not None and value <= comparison.T_max:
                 axis.axvline(value, color=BASELINE, linewidth=1.1, linestyle=(0, (3, 2)))
                 axis.annotate(
@@ -198,10 +198,11 @@ def kls(comparison: Comparison) -> Figure | None:
                 )  # fmt: skip
         axis.set_yscale("log")
         axis.set_ylabel("KL (nats per decision)")
-        axis.set_title(f"{arm.name}: {name.replace('-', ' teaches ')}", pad=8)
+        edge = arm.runs[0].transfers[name]
+        axis.set_title(f"{arm.name}: {edge.teacher} teaches {edge.student}", pad=8)
         axis.set_xlim(0, comparison.T_max)
         axis.xaxis.set_major_formatter(FuncFormatter(short))
-        axis.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axis.legend(fontsize=8.5, loc="best", ncols=2)
     axes[-1, 0].set_xlabel("decisions of the student")
     return figure
 
@@ -217,14 +218,14 @@ def actions(comparison: Comparison) -> Figure | None:
         return None
     figure, axes = _figure(8.2, 0.4 + 2.5 * len(edges), len(edges), 3, sharey="row")
     for line, (arm, name) in zip(axes, edges, strict=True):
-        student = name.rpartition("-")[2]
+        student = arm.runs[0].transfers[name].student
         sources = ((f"{name}/teacher", "teacher"), (f"{name}/aligned", "aligned teacher"), (student, "student"))
         for axis, (source, title) in zip(line, sources, strict=True):
             names = action_names(arm.runs, source)
             first, last = (_mean_policy(arm.runs, name, source, len(names), end) for end in (0, -1))
             places = np.arange(len(names))
-            axis.bar(places - 0.2, first, 0.38, color=BASELINE, label="when the teacher was first asked")
-            axis.bar(places + 0.2, last, 0.38, color=COLOURS[0], label="last")
+            axis.bar(places - 0.2, first, 0.38, color=BASELINE, label="first log line with the teacher")
+            axis.bar(places + 0.2, last, 0.38, color=COLOURS[0], label="last log line with it")
             axis.set_xticks(places, names, rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
             axis.set_title(f"{arm.name}: {title}" if axis is line[0] else title)
             axis.grid(axis="x", visible=False)
@@ -251,7 +252,7 @@ def _mean_policy(runs: Sequence[RunData], transfer: str, source: str, count: int
         active = np.flatnonzero(np.isfinite(run.metrics.get(f"distillation_kl/{transfer}", np.empty(0))))
         if len(active):
             found.append([run.metrics[f"actions/{source}/{i}"][active[end]] for i in range(count)])
-    return np.mean(found, 0)
+    return np.asarray(np.mean(found, 0))
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, sharey: Any = False) -> tuple[Figure, Any]:

@@ -18,10 +18,10 @@ CAPTIONS = {
     "final_scores": "A tick per run, the mean over runs as a marker, its 95 % bootstrap interval as a bar.",
     "differences": "Mean with its 95 % bootstrap interval over runs; dashed: no difference.",
     "kl": "Measured alike in every arm, whatever is trained: distillation KL(aligned teacher ‖ student layer), "
-    "alignment KL(student policy ‖ aligned teacher), one line per run. T1: alignment training starts; T2: distillation starts; "
-    "stop: both end.",
-    "actions": "Mean policies on the student's states over the first and the last log line with the teacher active, "
-    "averaged over runs (the paper's Figure 5): before the alignment was trained, and after.",
+    "alignment KL(student policy ‖ aligned teacher), one line per run. T1: alignment training starts; T2: "
+    "distillation starts; stop: both end.",
+    "actions": "Mean policies on the student's states, averaged over runs (the paper's Figure 5), over the first log "
+    "line with the teacher active, in which its alignment had only begun to train, and over the last.",
 }
 SOURCES = (
     "Interquartile mean, probability of improvement, stratified bootstrap over runs: Agarwal, Schwarzer, Castro, "

@@ -27,6 +27,15 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
+class Edge:
+    """A transfer's ends, and its T1, T2 and stop as the config has them; None: never."""
+
+    teacher: str
+    student: str
+    marks: dict[str, int | None]
+
+
+@dataclass(frozen=True)
 class RunData:
     """One run.
 
@@ -43,7 +52,9 @@ class RunData:
 
     def curve(self, column: str) -> tuple[Array, Array]:
         """Decisions and values of a column, where it has any."""
-        y = self.metrics.get(column, np.empty(0))
+        if column not in self.metrics:
+            return np.empty(0), np.empty(0)
+        y = self.metrics[column]
         kept = np.isfinite(y)
         return self.metrics["env_steps"][kept], y[kept]
 
@@ -72,8 +83,8 @@ class RunData:
         return lines
 
     @property
-    def transfers(self) -> dict[str, dict[str, int | None]]:
-        """T1, T2 and stop of every transfer by name, as the config has them; None: not in this run."""
+    def transfers(self) -> dict[str, Edge]:
+        """Every transfer of the config by its name in the logs."""
         model = self.config.get("model", {})
         preset = READINGS.get(model.get("preset", "paper"), READINGS["paper"])
         found = {}
@@ -86,7 +97,8 @@ class RunData:
                 marks[mark] = None if value == "never" else value
             if (transfer.get("alignment") or {}).get("kind") == "identity":
                 marks["T1"] = None
-            found[f"{transfer['teacher']}-{transfer['student']}"] = marks
+            teacher, student = transfer["teacher"], transfer["student"]
+            found[f"{teacher}-{student}"] = Edge(teacher, student, marks)
         return found
 
 

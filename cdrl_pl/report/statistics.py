@@ -58,7 +58,7 @@ def bootstrap(
 
 def mean(scores: Array) -> Array:
     """Mean over the last axis (runs)."""
-    return np.asarray(scores, float).mean(-1)
+    return np.asarray(np.mean(np.asarray(scores, float), -1))
 
 
 def difference(scores: Array, baseline: Array) -> Array:
@@ -73,7 +73,7 @@ def iqm(scores: Array) -> Array:
     """
     ordered = np.sort(np.asarray(scores, float), -1)
     cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+    return mean(ordered[..., cut : ordered.shape[-1] - cut])
 
 
 def probability_of_improvement(scores: Array, baseline: Array) -> Array:
@@ -83,7 +83,7 @@ def probability_of_improvement(scores: Array, baseline: Array) -> Array:
         scores: [..., N]. baseline: [..., M].
     """
     x, y = np.asarray(scores, float)[..., :, None], np.asarray(baseline, float)[..., None, :]
-    return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
+    return np.asarray(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
 
 
 # Learning curves: x in decisions, y the mean training return; one pair of arrays per run
@@ -93,7 +93,7 @@ def on_grid(x: Array, y: Array, grid: Array) -> Array:
     """The curve at the grid's points, by straight lines between its own; NaN before its first and after its last."""
     if len(x) == 0:
         return np.full(len(grid), np.nan)
-    return np.interp(grid, x, y, left=np.nan, right=np.nan)
+    return np.asarray(np.interp(grid, x, y, left=np.nan, right=np.nan))
 
 
 def band(curves: Array, resamples: int = 2000, seed: int = 0) -> tuple[Array, Array, Array]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cdrl_pl.fingerprint import config_hash
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.figures import short
 from cdrl_pl.report.runs import ArmData, Comparison, RunData
@@ -64,7 +65,7 @@ def final_table(comparison: Comparison) -> Table:
 def difference_table(comparison: Comparison) -> Table | None:
     """Every arm beside the baseline."""
     base = comparison.base
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm in comparison.others:
         if not len(arm.finals("sampled")) or not len(base.finals("sampled")):
             continue
@@ -80,7 +81,8 @@ def difference_table(comparison: Comparison) -> Table | None:
         ("arm", "policy", "mean difference (points)", "probability of improvement"),
         rows,
         "95 % percentile bootstrap over runs, each arm resampled by itself. Probability of improvement: the share of "
-        "all pairs of runs in which the arm's scores above the baseline's, a tie counting one half; 0.5 is no difference.",
+        "all pairs of runs in which the arm's scores above the baseline's, a tie counting one half. "
+        "0.5 is no difference.",
     )
 
 
@@ -148,7 +150,7 @@ def time_cell(arm: ArmData, comparison: Comparison) -> str:
 
 def paper_table(comparison: Comparison) -> Table | None:
     """Published numbers beside ours, with both protocols."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in comparison.paper:
         arm = next((arm for arm in comparison.arms if arm.name == entry.arm), None)
         if arm is None:
@@ -175,7 +177,8 @@ def runs_table(comparison: Comparison) -> Table:
     rows = []
     for arm in comparison.arms:
         for run in arm.runs:
-            minutes = np.nansum(run.metrics.get("seconds", np.zeros(1))) / 60
+            seconds = int(np.nansum(run.metrics.get("seconds", np.zeros(1))))
+            time = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
             scores = [number(run.final(policy)) for policy in ("sampled", "greedy")]
             rows.append(
                 (
@@ -183,11 +186,11 @@ def runs_table(comparison: Comparison) -> Table:
                     str(run.seed),
                     f"{run.env_steps:,}",
                     *scores,
-                    f"{minutes:.0f}",
+                    time,
                     str(len(run.folder.attempts)),
                 )
             )
-    head = ("arm", "seed", "decisions", "sampled", "greedy", "minutes of training", "starts")
+    head = ("arm", "seed", "decisions", "sampled", "greedy", "training time", "starts")
     return Table("Every run", head, rows, "Starts above 1: the run was interrupted and went on from a checkpoint.")
 
 
@@ -252,6 +255,9 @@ def cautions(comparison: Comparison) -> list[str]:
     seeds = {arm.name: sorted(run.seed for run in arm.runs) for arm in comparison.arms}
     if len({tuple(s) for s in seeds.values()}) > 1:
         found.append("The arms do not have the same seeds: " + "; ".join(f"{n}: {s}" for n, s in seeds.items()) + ".")
+    for arm in comparison.arms:
+        if len({config_hash(run.config) for run in arm.runs}) > 1:
+            found.append(f"The runs of {arm.name} have different configs: they are not repetitions of one experiment.")
     found += _other_code(comparison)
     return found
 
@@ -267,6 +273,8 @@ def _other_code(comparison: Comparison) -> list[str]:
 
 def findings(comparison: Comparison) -> list[str]:
     """The comparison in a sentence per arm, without a judgement that the numbers do not carry."""
+    if not scored(comparison):
+        return ["No final policy has been scored yet: what follows is from training alone."]
     sentences = []
     for arm in comparison.others:
         ours, base = arm.finals("sampled"), comparison.base.finals("sampled")
