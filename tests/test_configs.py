@@ -19,7 +19,7 @@ from cdrl_pl.evaluation import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 
 run = command_line.run
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "experiments" not in path.parts)  # those: test_experiment
 GAMES = {"pong": "Pong-2017", "bowling": "Bowling-2017"}  # of certificated teachers, by the name of their folder
 
 

@@ -41,11 +41,10 @@ class Driver:
         jobs: int = 1,
         command: Sequence[str] = COMMAND,
         set_aside: bool = False,
-        poll: float = POLL,
     ) -> None:
         if jobs < 1:
             raise ExperimentError(f"--jobs is {jobs}; it must be 1 or more")
-        self.experiment, self.jobs, self.command, self._poll = experiment, jobs, command, poll
+        self.experiment, self.jobs, self.command = experiment, jobs, command
         self._lock = lock(experiment.folder / LOCK)
         if self._lock is None:
             raise ExperimentError(f"another experiment is running in {experiment.folder}")
@@ -78,9 +77,9 @@ class Driver:
         if not different:
             return
         if not set_aside:
-            run, why = different[0]
+            run, what = different[0]
             raise ExperimentError(
-                f"{run.folder.path} holds a run that differs from what would be run now in: {why} ({len(different)} "
+                f"{run.folder.path} holds a run that differs from what would be run now in: {what} ({len(different)} "
                 f"such of {len(self.runs)} runs). They are never mixed in one arm: give another folder with --folder "
                 f"DIR, or --set-aside to move them to {self.experiment.folder / SET_ASIDE}"
             )
@@ -106,7 +105,7 @@ class Driver:
                         self.display.ended(run)
                     self.display.update(self.runs)
                     if active and not (waiting and len(active) < self.jobs):
-                        time.sleep(self._poll)
+                        time.sleep(POLL)
             finally:
                 for run in active:
                     if run.process is not None:

@@ -103,7 +103,7 @@ def read_experiment(path: str | Path) -> Experiment:
         for file in arm.config:
             if not Path(file).is_file():
                 raise ExperimentError(
-                    f"{path}: arms.{arm.name}.config is {file!r}, which is no file below {Path.cwd()}"
+                    f"{path}: arms.{arm.name}.config is {file!r}, no file below {Path.cwd()}"
                 )
     return experiment
 
