@@ -315,7 +315,9 @@ def test_a_short_option_reaches_the_run(
 TEACHER_FOLDER = str(CONFIGS.parent / "teachers" / "pong")
 
 
-@pytest.mark.parametrize("spelling", [["--teacher={}", "--env=Bowling-2017"], ["--env", "Bowling-2017", "--teacher", "{}"]])
+@pytest.mark.parametrize(
+    "spelling", [["--teacher={}", "--env=Bowling-2017"], ["--env", "Bowling-2017", "--teacher", "{}"]]
+)
 def test_a_teacher_and_a_task_are_a_graph_of_one_agent(spelling: list[str], build: Run) -> None:
     words = [word.format(TEACHER_FOLDER) for word in spelling]
     built = build("test", *words, "--episodes=7")

@@ -23,7 +23,7 @@ from cdrl_pl.experiment.driver import check_fair
 from cdrl_pl.experiment.folder import RunFolder, is_whole, last_line, lock
 from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 
-build = command_line.build
+run, build = command_line.run, command_line.build
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))
 SHIPPED = sorted((CONFIGS / "experiments").glob("*.yaml"))
 ORDER = ["one/seed-1", "two/seed-1", "one/seed-2", "two/seed-2"]

@@ -102,9 +102,7 @@ def read_experiment(path: str | Path) -> Experiment:
     for arm in experiment.arms:
         for file in arm.config:
             if not Path(file).is_file():
-                raise ExperimentError(
-                    f"{path}: arms.{arm.name}.config is {file!r}, no file below {Path.cwd()}"
-                )
+                raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, no file below {Path.cwd()}")
     return experiment
 
 

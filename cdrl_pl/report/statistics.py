@@ -4,8 +4,8 @@ Definitions of interquartile mean, probability of improvement and stratified boo
 Castro, Courville and Bellemare, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021),
 whose library is rliable. Its version 1.2.0 installs beside the versions used here but does not import (arch 7.2 fails
 with pandas 3.1), and brings pandas, statsmodels, seaborn, arch and more for three formulas, so these are written out.
-With pandas 2, on 200 random pairs of arms, rliable's values were within 2e-16 of these. Jump-start, time to threshold and area ratio are after Taylor and Stone, "Transfer Learning for
-Reinforcement Learning Domains: A Survey" (JMLR 2009).
+With pandas 2, on 200 random pairs of arms, rliable's values were within 2e-16 of these. Jump-start, time to threshold
+and area ratio are after Taylor and Stone, "Transfer Learning for Reinforcement Learning Domains: A Survey" (JMLR 2009).
 
 A run is the unit: every function takes one number, or one curve, per run. N is runs, R resamples, G grid points.
 """
