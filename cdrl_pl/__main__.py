@@ -6,13 +6,16 @@ import sys
 
 HELP = """\
 usage: python -m cdrl_pl {fit,validate,test,predict} --config FILE [options]
+       python -m cdrl_pl {experiment,report} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
-  fit        train every agent of the config, with its transfers
-  validate   evaluate the agents' frozen policies on fresh environments (with --ckpt_path or certificated teachers)
-  test       the same, under the test stage's name in the logs
-  predict    record a video of every agent
+  fit         train every agent of the config, with its transfers
+  validate    evaluate the agents' frozen policies on fresh environments (with --ckpt_path or certificated teachers)
+  test        the same, and writes scores.json: every return, with its protocol
+  predict     record a video of every agent
+  experiment  run every arm of an experiment file with every seed, or what is missing of it
+  report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
   --T1 N           decisions of the student at which alignment training starts, for every transfer
@@ -24,13 +27,16 @@ what people change most (beside any --model.*, --data.* and --trainer.* option):
   --seed N         seed of everything (without it: 0)
   --precision P    32-true, bf16-mixed or 16-mixed
   --devices N      devices to train on; with --trainer.strategy ddp for several
+  --teacher F      (test, validate, predict) a certificated teacher's folder instead of a config ...
+  --env ID         ... and the task it plays, its own unless given
+  --episodes N     episodes per policy in test and validate
   --ckpt_path F    resume from (fit) or evaluate (the others) a checkpoint; options given beside it hold
 
-python -m cdrl_pl fit --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml
+python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml
 """
 
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report")
 
 
 def main() -> None:
@@ -53,6 +59,14 @@ def main() -> None:
 
         near = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.0)
         raise SystemExit(_no_command(arguments[0], near[0]))
+    if arguments[0] == "experiment":
+        from cdrl_pl.experiment.command import main as experiment
+
+        raise SystemExit(experiment(arguments[1:]))
+    if arguments[0] == "report":
+        from cdrl_pl.report.command import main as report
+
+        raise SystemExit(report(arguments[1:]))
     if arguments[0] == "fit" and "--config" in arguments:
         from cdrl_pl.rollouts import start_fork_server
 

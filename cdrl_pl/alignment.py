@@ -14,6 +14,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from cdrl_pl import losses, storage
+from cdrl_pl.files import write_json, write_whole
+from cdrl_pl.fingerprint import versions
 from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.reading import Reading
 from cdrl_pl.storage import CertificateError
@@ -214,11 +216,11 @@ def save_alignment(path: str | Path, alignment: Alignment, meanings: Meanings, t
         depth=network.depth,
         activation=network.activation,
         training=training,
-        versions=storage.versions(),
+        versions=versions(),
         sha256=storage.sha256(weights),
     )
-    storage.write(path, weights)
-    storage.write(path.with_suffix(".json"), (json.dumps(asdict(record), indent=2) + "\n").encode())
+    write_whole(path, weights)
+    write_json(path.with_suffix(".json"), asdict(record))
 
 
 def load_alignment(path: str | Path) -> tuple[AlignmentRecord, AlignmentNetwork]:

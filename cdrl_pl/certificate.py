@@ -17,8 +17,10 @@ from torch import Tensor
 
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
 from cdrl_pl.evaluation import Score
+from cdrl_pl.files import write_json, write_whole
+from cdrl_pl.fingerprint import versions
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.storage import CertificateError, check_tensors, read, read_verified, record, sha256, versions, write
+from cdrl_pl.storage import CertificateError, check_tensors, read, read_verified, record, sha256
 
 WEIGHTS, CERTIFICATE = "weights.safetensors", "certificate.json"
 EXPECTED = "a teacher is a folder with it"
@@ -61,8 +63,8 @@ def save_certificate(
     env = resolve(env)
     env = replace(env, id=env.id.rpartition(":")[2])  # a certificate names nothing to import
     certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
-    write(folder / WEIGHTS, weights)
-    write(folder / CERTIFICATE, (json.dumps(asdict(certificate), indent=2) + "\n").encode())
+    write_whole(folder / WEIGHTS, weights)
+    write_json(folder / CERTIFICATE, asdict(certificate))
     return certificate
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import logging
 import os
 import re
@@ -38,6 +39,7 @@ SHORT = {
     "--seed": "--seed_everything",
     "--precision": "--trainer.precision",
     "--devices": "--trainer.devices",
+    "--episodes": "--data.evaluation_episodes",
 }
 # Warnings and notes that are about other uses of Lightning than this one.
 QUIET = [
@@ -54,13 +56,40 @@ DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
 UNDER_WAY = {"training_step", "validation_step", "predict_step", "on_train_batch_start", "on_train_batch_end"}
 
 
+TEACHER, ENV = "--teacher", "--env"
+
+
 def expand(arguments: list[str]) -> list[str]:
     """Short options spelled out."""
+    arguments = _as_graph(arguments)
     expanded = []
     for argument in arguments:
         option, equals, value = argument.partition("=")
         expanded.append(SHORT.get(option, option) + equals + value)
     return expanded
+
+
+def _as_graph(arguments: list[str]) -> list[str]:
+    """``--teacher FOLDER [--env ID]`` spelled out: the graph of one frozen agent, which plays that task."""
+    values: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option not in (TEACHER, ENV):
+            rest.append(word)
+        elif (value := value if equals else next(words, "")) == "" or value.startswith("--"):
+            refuse(f"{option} needs a value")
+        else:
+            values[option] = value
+    if not values:
+        return arguments
+    if TEACHER not in values:
+        refuse(f"{ENV} is of {TEACHER}; other agents have their environment in the config")
+    agent: dict[str, Any] = {"certificate": values[TEACHER]}
+    if ENV in values:
+        agent["env"] = {"id": values[ENV]}
+    return [*rest[:1], f"--model.agents={json.dumps({'teacher': agent})}", *rest[1:]]
 
 
 def refuse(message: str) -> NoReturn:

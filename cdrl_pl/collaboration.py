@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from cdrl_pl import losses
 from cdrl_pl.advice import Advice
 from cdrl_pl.alignment import accuracy, one_hot_accuracy
-from cdrl_pl.envs import EnvConfig, EnvError, resolve
-from cdrl_pl.evaluation import Score, evaluate
+from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
+from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
 from cdrl_pl.guidance import TeacherWeights, gradient_cosine, share, teacher_value
 from cdrl_pl.meter import Meter
 from cdrl_pl.networks import NetworkConfig
@@ -38,7 +39,8 @@ class AgentConfig:
 
     Attributes:
         env: the task. network: structure. learner: how it learns from its own rewards.
-        certificate: a teacher's folder; it brings env and network, and the agent does not learn.
+        certificate: a teacher's folder; it brings network and env, and the agent does not learn. With ``env`` beside
+            it, the expert plays that task instead of its own.
         actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
         teacher_weights: how it shares its attention among several teachers.
@@ -58,13 +60,13 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
     Raises:
         ValueError: naming the agent, the option and what is allowed.
     """
-    if (config.env is None) == (config.certificate is None):
-        raise ValueError(f"agents.{name} needs either env or certificate, and not both")
+    if config.env is None and config.certificate is None:
+        raise ValueError(f"agents.{name} needs an env or a certificate")
     if config.actions is not None and config.certificate is None:
         raise ValueError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
     try:
         if config.certificate is not None:
-            return CertificatedAgent(config.certificate, config.actions)
+            return CertificatedAgent(config.certificate, config.actions, config.env)
         assert config.env is not None
         return Student(config.env, config.network, config.learner)
     except (EnvError, ValueError) as error:
@@ -128,6 +130,7 @@ class Collaboration(pl.LightningModule):
         )
         self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
+        self.scores: dict[str, dict[str, Score]] = {}  # of validate and test: agent -> policy -> score
         self.episodes: dict[str, deque[Episode]] = {name: deque(maxlen=window) for name in self.playing}
         self.num_episodes: dict[str, int] = dict.fromkeys(self.playing, 0)
         self._new_episodes: dict[str, list[Episode]] = {name: [] for name in self.playing}
@@ -415,15 +418,20 @@ class Collaboration(pl.LightningModule):
         name, greedy, episodes = job
         agent = self.agents[name]
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        env = replace(agent.env, noop_max=data.noop_max) if agent.spec.obs_dtype == "uint8" else agent.env
-        return evaluate(
+        score = evaluate(
             agent.network,
-            env,
+            self._evaluated_env(agent),
             episodes,
             greedy,
             data.resolved_seed(),
             interrupted=lambda: self.trainer.received_sigterm,
         )
+        self.scores.setdefault(name, {})[score.policy] = score
+        return score
+
+    def _evaluated_env(self, agent: Agent) -> EnvConfig:
+        env = resolve(agent.env)
+        return replace(env, noop_max=self.trainer.datamodule.noop_max) if is_atari(env) else env  # type: ignore[attr-defined]
 
     def validation_step(self, batch: tuple[str, bool, int], batch_idx: int) -> None:
         """Evaluates one frozen policy; logs mean and std of its returns."""
@@ -432,6 +440,18 @@ class Collaboration(pl.LightningModule):
             self.log(f"{batch[0]}/{score.policy}/{key}", float(value), batch_size=1, rank_zero_only=True)
 
     test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder."""
+        if not self.trainer.is_global_zero:
+            return
+        records = {}
+        for name, evaluation in self.scores.items():
+            agent = self.agents[name]
+            frozen = agent.certificate.training.get("env_steps") if isinstance(agent, CertificatedAgent) else None
+            learned = self.env_steps.get(name, 0) or frozen
+            records[name] = score_record(self._evaluated_env(agent), learned, evaluation)
+        save_scores(Path(self.trainer.log_dir or self.trainer.default_root_dir) / SCORES, records)
 
     def predict_step(self, batch: tuple[str, bool, int], batch_idx: int) -> str:
         """Records one episode of one agent as a video below the run's root folder; returns its path."""

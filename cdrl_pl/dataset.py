@@ -88,6 +88,7 @@ class RolloutDataModule(pl.LightningDataModule):
         pool: how environments are played. seed: of environments and actions; null takes ``seed_everything``'s.
         learner_threads: threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
         evaluation_episodes: episodes per agent and policy in ``validate`` and ``test``.
+        evaluation_agents: agents that those two play; null: all.
         noop_max: random no-op starts in ``validate``, ``test`` and ``predict``; Atari only.
     """
 
@@ -98,11 +99,13 @@ class RolloutDataModule(pl.LightningDataModule):
         learner_threads: int | None = None,
         evaluation_episodes: int = 100,
         noop_max: int = 30,
+        evaluation_agents: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.pool = pool or PoolConfig()
         self.seed, self.learner_threads = seed, learner_threads
         self.evaluation_episodes, self.noop_max = evaluation_episodes, noop_max
+        self.evaluation_agents = evaluation_agents
         if learner_threads is not None and learner_threads < 1:
             raise ValueError(f"data.learner_threads is {learner_threads}; it must be 1 or more")
         if evaluation_episodes < 1:
@@ -164,7 +167,12 @@ class RolloutDataModule(pl.LightningDataModule):
         return self._dataset
 
     def _evaluations(self) -> Jobs:
-        return Jobs([(n, greedy, self.evaluation_episodes) for n in self._module.agents for greedy in (False, True)])
+        agents = list(self._module.agents)
+        for name in self.evaluation_agents or ():
+            if name not in agents:
+                raise ValueError(f"data.evaluation_agents names {name!r}; it must name some of {', '.join(agents)}")
+        chosen = agents if self.evaluation_agents is None else self.evaluation_agents
+        return Jobs([(n, greedy, self.evaluation_episodes) for n in chosen for greedy in (False, True)])
 
     def val_dataloader(self) -> Jobs:
         """What ``validate`` plays: every agent, sampled and greedy. Nothing during ``fit``."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from cdrl_pl.envs import EnvConfig, make_game
+from cdrl_pl.files import write_json
+from cdrl_pl.fingerprint import versions
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.rollouts.actor import sample
+
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,22 @@ def evaluate(
         seed=seed,
         noop_max=env.noop_max,
     )
+
+
+def score_record(env: EnvConfig, env_steps: int | None, evaluation: dict[str, Score]) -> dict[str, Any]:
+    """A frozen policy's scores with all of their protocol, as plain JSON.
+
+    Args:
+        env: that was played, resolved. env_steps: decisions that the policy had learned from; null: not known.
+        evaluation: "sampled" and "greedy", as in a certificate.
+    """
+    scores = {policy: asdict(score) for policy, score in evaluation.items()}
+    return {"env": asdict(env), "env_steps": env_steps, "evaluation": scores}
+
+
+def save_scores(path: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Writes the ``score_record`` of every agent, whole or not at all, and the versions it was played on."""
+    write_json(path, {"format": 1, "agents": records, "versions": versions()})
 
 
 def record(network: PolicyNetwork, env: EnvConfig, greedy: bool = False, seed: int = 0, max_steps: int = 10_000) -> Any:

@@ -6,9 +6,6 @@ Nothing in either file is executed or names anything to import.
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -24,29 +21,6 @@ Record = TypeVar("Record")
 
 class CertificateError(ValueError):
     """Files that are not something stored that can be trusted, with the file and the reason."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that decides a result."""
-    from importlib.metadata import version
-
-    names = ("torch", "pytorch-lightning", "gymnasium", "ale-py", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def read(path: Path, expected: str) -> bytes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cdrl_pl.certificate import load_certificate
+from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -19,15 +20,19 @@ class CertificatedAgent(pl.LightningModule):
 
     Args:
         folder: with both files. actions: as which of its own each action plays; null: its own.
+        env: the task it plays; null: the one it was certificated on.
 
     Raises:
         CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
         ValueError: ``actions`` leaves one of its actions out, or names one that it does not have.
+        EnvError: ``env`` cannot be used, or the policy does not fit it.
     """
 
     learns = False
 
-    def __init__(self, folder: str | Path, actions: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, actions: tuple[int, ...] | None = None, env: EnvConfig | None = None
+    ) -> None:
         super().__init__()
         self.certificate, weights = load_certificate(folder)
         self.env, self.spec = self.certificate.env, self.certificate.spec
@@ -35,6 +40,9 @@ class CertificatedAgent(pl.LightningModule):
         self.network.load_state_dict(weights)
         if actions is not None:
             self._relabel(actions)
+        if env is not None:
+            own, self.env, self.spec = self.spec, env, describe(env)
+            _check_fits(folder, own, env.id, self.spec)
         self.requires_grad_(False)
 
     def _relabel(self, actions: tuple[int, ...]) -> None:
@@ -59,6 +67,19 @@ class CertificatedAgent(pl.LightningModule):
         with torch.no_grad():
             output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
         return output
+
+
+def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) -> None:
+    if env.obs_shape != policy.obs_shape or env.obs_dtype != policy.obs_dtype:
+        raise EnvError(
+            f"the policy of {folder} reads {policy.obs_dtype} observations of shape {policy.obs_shape}, "
+            f"{task} gives {env.obs_dtype} of shape {env.obs_shape}; they must be equal"
+        )
+    if env.num_actions != policy.num_actions:
+        raise EnvError(
+            f"the policy of {folder} chooses among {policy.num_actions} actions ({', '.join(policy.action_meanings)}), "
+            f"{task} has {env.num_actions} ({', '.join(env.action_meanings)}); their numbers must be equal"
+        )
 
 
 class Teacher(pl.LightningModule):

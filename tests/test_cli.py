@@ -86,7 +86,8 @@ def test_an_option_before_the_command_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(monkeypatch, "--config", str(CARTPOLE)) == 2
-    assert "the first argument must be one (commands: fit, validate, test, predict)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the first argument must be one (commands: fit, validate, test, predict, experiment, report)" in said
 
 
 def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +196,7 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("model.agents.alpha.network.depth", 0, ["network.depth is 0", "1 or more"]),
         ("model.agents.alpha.learner.lam", 1.5, ["learner.lam is 1.5", "from 0 to 1"]),
         ("model.agents.alpha.learner.lr", "abc", ["learner.lr", "float", "abc"]),
-        ("model.agents.alpha.certificate", "nowhere", ["agents.alpha", "either env or certificate"]),
+        ("model.agents.alpha", {"learner": {}}, ["agents.alpha", "needs an env or a certificate"]),
         ("model.agents.alpha", {"certificate": "nowhere"}, ["agents.alpha", "certificate.json", "cannot be read"]),
         ("model.agents", {}, ["model.agents is empty"]),
         ("model.transfers.0.T2", 39, ["alpha-beta", "T2 is 39", "T1 is 40"]),
@@ -314,6 +315,35 @@ def test_a_short_option_reaches_the_run(
     config = write(tmp_path / "tiny.yaml", tiny(transfers=[edge(), edge(teacher="beta", student="alpha")], **BOTH))
     found = read(build("fit", "--config", config, *spelling.format(name, value).split()))
     assert found in (value, [value, value]) and read(build("fit", "--config", config)) != found
+
+
+TEACHER_FOLDER = str(CONFIGS.parent / "teachers" / "pong")
+
+
+@pytest.mark.parametrize(
+    "spelling", [["--teacher={}", "--env=Bowling-2017"], ["--env", "Bowling-2017", "--teacher", "{}"]]
+)
+def test_a_teacher_and_a_task_are_a_graph_of_one_agent(spelling: list[str], build: Run) -> None:
+    words = [word.format(TEACHER_FOLDER) for word in spelling]
+    built = build("test", *words, "--episodes=7")
+    assert list(built.model.agents) == ["teacher"] and not built.model.agents["teacher"].learns
+    assert built.model.agents["teacher"].env.id == "Bowling-2017" and built.datamodule.evaluation_episodes == 7
+    assert build("test", "--teacher", TEACHER_FOLDER).model.agents["teacher"].env.id == "ALE/Pong-v5"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--env=Bowling-2017"], "--env is of --teacher"),
+        (["--teacher"], "--teacher needs a value"),
+        (["--teacher", TEACHER_FOLDER, "--env", "--episodes=3"], "--env needs a value"),
+        (["--teacher", TEACHER_FOLDER, "--env=ALE/Breakout-v5"], "chooses among 6 actions"),
+    ],
+)
+def test_a_teacher_without_a_task_or_a_task_that_it_does_not_fit(
+    words: list[str], says: str, refused: Callable[..., str]
+) -> None:
+    assert says in refused(*words, command="test")
 
 
 def test_stop_can_be_never(build: Run, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from gymnasium.spaces import Box, Discrete
 from numpy.testing import assert_allclose
 from wide_cartpole import CARTPOLE, WIDE
 
+from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.envs import EnvConfig, make_game
+from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, make_game, resolve
 from cdrl_pl.evaluation import evaluate
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.teacher import CertificatedAgent
 
 ENV = EnvConfig(CARTPOLE, max_episode_steps=60)
 SHORT, LONG = 1, 60
@@ -234,6 +238,63 @@ def validated(stage: str, folder: Path) -> tuple[Collaboration, dict[str, float]
     data.evaluation_episodes = 6
     (metrics,) = getattr(make_trainer(folder), stage)(module, datamodule=data, verbose=False)
     return module, metrics
+
+
+def test_a_test_writes_every_score_with_its_protocol(tmp_path: Path) -> None:
+    module, _ = validated("test", tmp_path)
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert set(written["agents"]) == set(module.agents)
+    for name, found in module.agents.items():
+        record = written["agents"][name]
+        assert EnvConfig(**record["env"]) == resolve(found.env) and record["env_steps"] is None
+        for greedy in (False, True):
+            score = evaluate(found.network, found.env, 6, greedy, seed=5)
+            assert record["evaluation"][score.policy] == {**asdict(score), "returns": list(score.returns)}
+
+
+def test_a_validation_writes_none(tmp_path: Path) -> None:
+    validated("validate", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_agents_asked_for_are_evaluated(tmp_path: Path) -> None:
+    module = graph(agents={"alpha": agent(WIDE), "beta": agent(limit=30)})
+    data = played()
+    data.evaluation_episodes, data.evaluation_agents = 2, ["beta"]
+    make_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert set(json.loads((tmp_path / "scores.json").read_text())["agents"]) == {"beta"}
+    data.evaluation_agents = ["gamma"]
+    with pytest.raises(ValueError, match=r"data.evaluation_agents names 'gamma'; it must name some of alpha, beta"):
+        make_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+
+
+# A certificated teacher in any task
+
+
+def stored(folder: Path, actions: int = 2) -> Path:
+    """An expert of CartPole with this many actions, as a folder."""
+    network = PolicyNetwork(NetworkConfig("mlp", depth=1, hidden=8, lstm=4), (4,), actions)
+    spec = EnvSpec((4,), "float32", tuple("ABCDEF"[:actions]))
+    save_certificate(folder, network, EnvConfig("CartPole-v1"), spec, {"sampled": evaluate(leaning(0.0), ENV, 1)}, {})
+    return folder
+
+
+def test_a_teacher_plays_another_task(tmp_path: Path) -> None:
+    expert = CertificatedAgent(stored(tmp_path), COIN)
+    assert expert.env == COIN and expert.spec.action_meanings == ("0", "1")
+    assert evaluate(expert.network, expert.env, 3).episodes == 3
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ("Acrobot-v1", r"reads float32 observations of shape \(4,\), Acrobot-v1 gives float32 of shape \(6,\)"),
+        ("CartPole-v1", r"chooses among 3 actions \(A, B, C\), CartPole-v1 has 2 \(0, 1\)"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_a_task_is_refused_naming_both(env: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(EnvError, match=says):
+        CertificatedAgent(stored(tmp_path, actions=3), EnvConfig(env))
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])

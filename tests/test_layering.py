@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY
 
+from cdrl_pl.fingerprint import ONLY_READS_OR_STARTS_RUNS
+
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "storage", "machine"],
-    ["networks", "guidance", "rollouts.slots"],
+    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "envs", "files", "fingerprint"],
+    ["machine", "storage", "networks", "guidance", "rollouts.slots", "options"],
     ["advice", "alignment", "student", "rollouts.actor"],
     ["evaluation", "rollouts.worker"],
     ["certificate", "video", "rollouts.pool"],
@@ -22,6 +24,13 @@ LEVELS = [
     ["collaboration"],
     ["dataset"],
     ["cli"],
+    ["experiment", "report"],
+    ["experiment.plan", "experiment.folder", "report.statistics"],
+    ["experiment.run", "report.runs"],
+    ["experiment.display", "report.figures"],
+    ["experiment.driver", "report.tables"],
+    ["experiment.command", "report.page"],
+    ["report.command"],
     ["__main__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -114,6 +123,16 @@ def test_every_public_hook_of_a_callback_says_what_it_does(path: Path) -> None:
 def test_environments_and_slots_import_neither_torch_nor_lightning(module: str) -> None:
     imported = set().union(*(others(source(m).read_text()) for m in reach(module)))
     assert "numpy" in imported and imported & {TORCH, *LIGHTNING} == set()
+
+
+@pytest.mark.parametrize("command", ["experiment.command", "report.command"])
+def test_experiments_and_reports_import_neither_torch_nor_lightning(command: str) -> None:
+    imported = set().union(*(others(source(m).read_text()) for m in reach(command)))
+    assert "yaml" in imported and imported & {TORCH, *LIGHTNING} == set()
+
+
+def test_what_a_fingerprint_leaves_out_is_imported_by_no_run() -> None:
+    assert {m.split(".")[0] for m in reach("cli")} & set(ONLY_READS_OR_STARTS_RUNS) == set()
 
 
 def test_a_worker_process_imports_no_lightning() -> None:

@@ -1,0 +1,92 @@
+"""One line per run: live on a terminal, otherwise printed as runs start and end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cdrl_pl.experiment.plan import Experiment
+from cdrl_pl.experiment.run import Run
+
+STYLES = {"waiting": "dim", "training": "bold", "evaluating": "bold", "done": "green", "failed": "red"}
+
+
+class Display:
+    """What is under way, on the standard error."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment, self._console = experiment, Console(stderr=True)
+        self._live: Live | None = None
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """One printed line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def started(self, run: Run) -> None:
+        """A run's first process has been started."""
+        if self._live is None and run.active:
+            again = f", resumed from T = {run.resumed_from:,}" if run.resumed_from else ""
+            self.say(f"{run.name}: {run.state}{again}")
+
+    def ended(self, run: Run) -> None:
+        """A run is done or has failed; failures are printed in any case."""
+        if self._live is None or run.state == "failed":
+            self.say(f"{run.name}: {run.state}{' (' + run.reason + ')' if run.reason else ''}{score(run)}")
+
+    def update(self, runs: Sequence[Run]) -> None:
+        """Draws every run's line anew."""
+        if self._live is not None:
+            self._live.update(table(runs), refresh=True)
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """A line per run."""
+    lines = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "T", "return", "time left"):
+        lines.add_column(column, justify="left" if column in ("run", "state") else "right")
+    for run in runs:
+        lines.add_row(run.name, run.state, *_progress(run), style=STYLES[run.state])
+    return lines
+
+
+def _progress(run: Run) -> tuple[str, str, str]:
+    if run.state == "done":
+        return f"{run.experiment.T_max:,}", score(run).removeprefix(", "), ""
+    latest = run.folder.latest() if run.active else {}
+    if run.state != "training" or not latest:
+        return "", "", ""
+    env_steps, T_max = int(float(latest["env_steps"])), run.experiment.T_max
+    gained, seconds = env_steps - run.resumed_from, time.monotonic() - run.started_at
+    left = seconds * (T_max - env_steps) / gained if gained > 0 else None
+    ret = latest.get(f"return/{run.experiment.agent}") or ""
+    return (
+        f"{env_steps:,} / {T_max:,}",
+        f"{float(ret):.2f} (training)" if ret else "",
+        f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}" if left is not None else "",
+    )
+
+
+def score(run: Run) -> str:
+    """The final policy's scores, in words; empty before they are there."""
+    record = (run.folder.scores() or {"agents": {}})["agents"].get(run.experiment.agent)
+    if record is None:
+        return ""
+    return "".join(f", {policy} {score['mean']:.2f}" for policy, score in record["evaluation"].items())

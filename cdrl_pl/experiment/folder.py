@@ -1,0 +1,106 @@
+"""What one run's folder holds: attempts (one per start, none ever overwritten), checkpoints, fingerprint, scores."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cdrl_pl.files import write_json
+from cdrl_pl.fingerprint import Fingerprint
+
+SCORES, FINGERPRINT, LOG, LOCK = "scores.json", "fingerprint.json", "log.txt", ".lock"
+EXPERIMENT = "experiment.yaml"
+EVALUATION = "evaluation"  # the folder of the evaluation, below the run's
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``FOLDER/<arm>/seed-<n>/``, with one ``version_N`` below it per attempt."""
+
+    path: Path
+
+    @property
+    def attempts(self) -> list[Path]:
+        """Every start of the run, first to last; a folder with a ``metrics.csv`` of its own is a run of one attempt."""
+        if (self.path / "metrics.csv").is_file():
+            return [self.path]
+        numbered = [
+            (int(m[1]), p) for p in self.path.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))
+        ]
+        return [path for _, path in sorted(numbered)]
+
+    def newest_checkpoint(self) -> tuple[Path, int] | None:
+        """The whole checkpoint of most decisions over all attempts, and its T; damaged ones are passed over."""
+        found = [
+            (int(match[1]), path)
+            for attempt in self.attempts
+            for path in attempt.glob("checkpoints/*.ckpt")
+            if (match := re.fullmatch(r"env_steps=(\d+)\.ckpt", path.name))
+        ]
+        for env_steps, path in sorted(found, reverse=True):
+            if is_whole(path):
+                return path, env_steps
+        return None
+
+    def scores(self) -> dict[str, Any] | None:
+        """The scores of the final policy; None before they are there."""
+        path = self.path / SCORES
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What the run was made of; None where it was not started by an experiment."""
+        path = self.path / FINGERPRINT
+        return Fingerprint(**json.loads(path.read_text())) if path.is_file() else None
+
+    def sign(self, fingerprint: Fingerprint) -> None:
+        """Writes the fingerprint, before the first attempt."""
+        write_json(self.path / FINGERPRINT, asdict(fingerprint))
+
+    def latest(self) -> dict[str, str]:
+        """The last log line of the running attempt; empty before the first."""
+        attempts = self.attempts
+        return last_line(attempts[-1] / "metrics.csv") if attempts else {}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint (a zip archive with checksums) is undamaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def last_line(path: Path) -> dict[str, str]:
+    """The last whole line of a CSV file, by its head; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.readline().decode()
+            file.seek(max(file.tell(), os.path.getsize(path) - 16_384))
+            lines = file.read().decode().split("\n")[:-1]
+    except OSError:
+        return {}
+    names, values = next(csv.reader([head]), []), next(csv.reader(lines[-1:]), [])
+    return dict(zip(names, values, strict=True)) if values and len(values) == len(names) else {}
+
+
+def lock(path: Path) -> int | None:
+    """An open file descriptor that holds the lock file, also in processes that inherit it; None where another holds it.
+
+    The lock ends with the last process that has the descriptor, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

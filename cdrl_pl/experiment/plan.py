@@ -1,0 +1,187 @@
+"""What an experiment file says: arms, seeds, one budget for all, and how the final policies are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cdrl_pl.options import nearest
+
+DECIDED = (
+    "--T_max", "--model.T_max", "--seed", "--seed_everything", "--data.seed", "--ckpt_path", "--config", "--episodes",
+    "--trainer.default_root_dir", "--trainer.logger", "--data.evaluation_episodes", "--data.evaluation_agents",
+)  # fmt: skip
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run or read, with the reason and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: ``config`` files, later ones over earlier ones, then ``overrides`` (``--option=value``)."""
+
+    name: str
+    config: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published number to show beside an arm's, with how it was measured, since protocols differ."""
+
+    arm: str
+    value: float
+    protocol: str
+    spread: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms that are compared, each with every seed and the same number of decisions.
+
+    Attributes:
+        name: for people. folder: where runs go, ``FOLDER/<arm>/seed-<n>/``. agent: the agent that is measured.
+        baseline: the arm that the others are compared with. arms: in the order shown.
+        seeds: of every arm. T_max: decisions of every run. episodes: of each evaluation of a final policy.
+        noop_max: random no-op starts in that evaluation; Atari only.
+        threshold: mean training return whose first crossing is timed; null: none.
+        floor: return of a policy that knows nothing, from which areas under curves are counted.
+        paper: published numbers.
+    """
+
+    name: str
+    folder: Path
+    agent: str
+    baseline: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    T_max: int
+    episodes: int = 100
+    noop_max: int = 30
+    threshold: float | None = None
+    floor: float = 0.0
+    paper: tuple[Published, ...] = ()
+
+    def options(self, arm: Arm) -> list[str]:
+        """What every command line of a run of this arm begins with, whatever its seed."""
+        configs = [word for path in arm.config for word in ("--config", path)]
+        return [*configs, *arm.overrides, f"--T_max={self.T_max}"]
+
+
+# What a file, an arm and a published number may say: option -> (type, whether it must be there).
+FILE: dict[str, tuple[Any, bool]] = {
+    "name": (str, True), "folder": (str, True), "agent": (str, True), "baseline": (str, True), "arms": (dict, True),
+    "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
+    "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
+    "config": ((str, list), False), "overrides": (list, False),
+}  # fmt: skip
+ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
+PUBLISHED = {
+    "arm": (str, True), "value": ((int, float), True), "spread": ((int, float), False), "protocol": (str, True),
+    "source": (str, False),
+}  # fmt: skip
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """The experiment of a YAML file. Its paths are relative to the current folder, as in configs.
+
+    ``config`` and ``overrides`` at the top are every arm's; an arm's own ``config`` stands instead of the common one,
+    its own ``overrides`` come after the common ones.
+
+    Raises:
+        ExperimentError: naming the option, its value and what is allowed; or a config that is no file.
+    """
+    experiment = read_recorded(path)
+    for arm in experiment.arms:
+        for file in arm.config:
+            if not Path(file).is_file():
+                raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, no file below {Path.cwd()}")
+    return experiment
+
+
+def read_recorded(path: str | Path) -> Experiment:
+    """As ``read_experiment``, of an experiment that may have been run elsewhere: its configs need not be here."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ExperimentError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _experiment(content)
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+
+
+def _experiment(content: Any) -> Experiment:
+    _check("", content, FILE)
+    arms = tuple(_arm(name, arm or {}, content) for name, arm in content["arms"].items())
+    names = [arm.name for arm in arms]
+    seeds = content["seeds"]
+    for option, ok, allowed in (
+        ("arms", arms, "at least one arm"),
+        ("baseline", content["baseline"] in names, f"one of the arms {', '.join(names)}"),
+        ("seeds", seeds and all(type(s) is int and s >= 0 for s in seeds), "whole numbers, 0 or more"),
+        ("seeds", len(set(seeds)) == len(seeds), "different from each other"),
+        ("T_max", content["T_max"] >= 1, "1 or more"),
+        ("episodes", content.get("episodes", 1) >= 1, "1 or more"),
+        ("noop_max", content.get("noop_max", 0) >= 0, "0 or more"),
+    ):
+        if not ok:
+            raise ExperimentError(f"{option} is {content[option]!r}; it must be {allowed}")
+    for i, entry in enumerate(content.get("paper") or []):
+        _check(f"paper[{i}].", entry, PUBLISHED)
+        if entry["arm"] not in names:
+            raise ExperimentError(f"paper[{i}].arm is {entry['arm']!r}; it must be one of {', '.join(names)}")
+    given = {k: content[k] for k in ("episodes", "noop_max", "threshold", "floor") if content.get(k) is not None}
+    return Experiment(
+        name=content["name"],
+        folder=Path(content["folder"]),
+        agent=content["agent"],
+        baseline=content["baseline"],
+        arms=arms,
+        seeds=tuple(seeds),
+        T_max=content["T_max"],
+        paper=tuple(Published(**entry) for entry in content.get("paper") or []),
+        **given,
+    )
+
+
+def _arm(name: str, arm: Any, content: Mapping[str, Any]) -> Arm:
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise ExperimentError(f"arms: {name!r} is no name of an arm; letters, digits, - and _ are allowed")
+    _check(f"arms.{name}.", arm, ARM)
+    config = arm.get("config", content.get("config"))
+    if not config:
+        raise ExperimentError(f"arms.{name} has no config, and there is none for all arms")
+    config = [config] if isinstance(config, str) else config
+    overrides = [*(content.get("overrides") or []), *(arm.get("overrides") or [])]
+    for override in overrides:
+        option, equals, _ = str(override).partition("=")
+        if not option.startswith("--") or not equals:
+            raise ExperimentError(f"arms.{name}.overrides has {override!r}; each must read --option=value")
+        if option in DECIDED:
+            raise ExperimentError(f"arms.{name}.overrides has {option}, which the experiment decides for every arm")
+    return Arm(name, tuple(config), tuple(overrides), arm.get("title", ""))
+
+
+def _check(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) -> None:
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{where or 'it'} must be a mapping of {', '.join(allowed)}")
+    for key in content:
+        if key not in allowed:
+            raise ExperimentError(f"there is no option {where}{key}{nearest(str(key), list(allowed))}")
+    for key, (kind, needed) in allowed.items():
+        value = content.get(key)
+        if value is None and needed:
+            raise ExperimentError(f"{where}{key} is missing")
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            raise ExperimentError(f"{where}{key} is {value!r}; it must be {' or '.join(k.__name__ for k in kinds)}")

@@ -1,0 +1,171 @@
+"""One run of an experiment: the next command it needs, its process, and what became of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, lock
+from cdrl_pl.experiment.plan import Arm, Experiment
+from cdrl_pl.fingerprint import Fingerprint
+
+COMMAND = (sys.executable, "-m", "cdrl_pl")
+RUN_VERSION = "CDRL_PL_RUN_VERSION"  # as in cdrl_pl.cli: the name of the folder that a command writes to
+EVALUATION_SEED = 1_000_003  # added to the run's seed: no seed it trained on, and the same for every arm
+SAVING = 60.0  # seconds that a run may take to save and end when it is told to
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment, without what belongs to a run that it may be part of."""
+    own = (RUN_VERSION, "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    return {**{k: v for k, v in os.environ.items() if k not in own}, **variables}
+
+
+def _end_with_parent() -> None:
+    """In the child, before it starts: SIGTERM (save, then end) when the experiment dies, however it dies. Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+
+
+@dataclass
+class Run:
+    """An arm with a seed. ``state`` is waiting, training, evaluating, done or failed; ``reason`` says why it failed."""
+
+    experiment: Experiment
+    arm: Arm
+    seed: int
+    command: Sequence[str] = COMMAND
+    state: str = "waiting"
+    reason: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    resumed_from: int = 0
+    _lock: int | None = None
+
+    @property
+    def name(self) -> str:
+        """arm/seed-n."""
+        return f"{self.arm.name}/seed-{self.seed}"
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it writes."""
+        return RunFolder(self.experiment.folder / self.arm.name / f"seed-{self.seed}")
+
+    @property
+    def active(self) -> bool:
+        """Whether its process has been started and not been seen to end."""
+        return self.process is not None
+
+    def start(self, fingerprint: Fingerprint) -> None:
+        """Starts what is missing; where an earlier process of this run is still saving, waits for it first."""
+        path, patience = self.folder.path / LOCK, time.monotonic() + SAVING
+        while (held := lock(path)) is None:
+            if time.monotonic() > patience:
+                return self._end("failed", f"another process still works in {self.folder.path}")
+            time.sleep(0.2)
+        self._lock = held
+        self.folder.sign(fingerprint)
+        self._next()
+
+    def poll(self) -> None:
+        """Takes note where its process has ended, and starts the next one or ends the run."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return
+        self.process = None
+        if code != 0:
+            what = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {self._last_words()}"
+            return self._end("failed", f"{self.state}: {what}")
+        if self.state == "training" and self._trained() is None:
+            found = self.folder.newest_checkpoint()
+            return self._end("failed", f"it ended at T = {found[1] if found else 0:,}, before T_max")
+        if self.state == "evaluating" and (wrong := self._take_scores()):
+            return self._end("failed", wrong)
+        self._next()
+
+    def stop(self) -> None:
+        """Ends its process, which saves a checkpoint first."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(SAVING)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.process = None
+        self._end("waiting", "")
+
+    def _trained(self) -> Path | None:
+        found = self.folder.newest_checkpoint()
+        return found[0] if found and found[1] >= self.experiment.T_max else None
+
+    def _next(self) -> None:
+        if self.folder.scores() is not None:
+            self._end("done", "")
+        elif (final := self._trained()) is not None:
+            self._launch("evaluating", ["test", *self._evaluation(final)], **{RUN_VERSION: EVALUATION})
+        else:
+            found = self.folder.newest_checkpoint()
+            resume = [f"--ckpt_path={found[0]}"] if found else []
+            self.resumed_from = found[1] if found else 0
+            self._launch("training", ["fit", *self._common(), f"--seed={self.seed}", *resume])
+
+    def _common(self) -> list[str]:
+        return [*self.experiment.options(self.arm), f"--trainer.default_root_dir={self.folder.path}"]
+
+    def _evaluation(self, checkpoint: Path) -> list[str]:
+        return [
+            *self._common(),
+            f"--seed={self.seed}",
+            f"--data.seed={EVALUATION_SEED + self.seed}",
+            f"--data.noop_max={self.experiment.noop_max}",
+            f"--episodes={self.experiment.episodes}",
+            f"--data.evaluation_agents=[{self.experiment.agent}]",
+            f"--ckpt_path={checkpoint}",
+        ]
+
+    def _launch(self, state: str, arguments: list[str], **variables: str) -> None:
+        self.state, self.started_at = state, time.monotonic()
+        assert self._lock is not None
+        with (self.folder.path / LOG).open("ab") as log:
+            log.write(f"$ python -m cdrl_pl {' '.join(arguments)}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                [*self.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(**variables),
+                start_new_session=True,  # Ctrl-C reaches the experiment alone, which then tells its runs
+                preexec_fn=_end_with_parent,
+                pass_fds=(self._lock,),
+            )
+
+    def _last_words(self) -> str:
+        text = (self.folder.path / LOG).read_text(errors="replace").rpartition("$ python -m cdrl_pl ")[2]
+        lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return (errors or lines or ["it said nothing"])[-1][:300]
+
+    def _take_scores(self) -> str:
+        """Moves the evaluation's scores to the run's folder; what is wrong with them, if anything."""
+        written = RunFolder(self.folder.path / EVALUATION)
+        record = (written.scores() or {"agents": {}})["agents"].get(self.experiment.agent, {})
+        if set(record.get("evaluation", {})) != {"sampled", "greedy"}:
+            return f"its evaluation left no scores of {self.experiment.agent!r}"
+        os.replace(written.path / SCORES, self.folder.path / SCORES)
+        return ""
+
+    def _end(self, state: str, reason: str) -> None:
+        self.state, self.reason = state, reason
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
