@@ -28,7 +28,7 @@ from graphs import (
 from test_resume import SaveAt, differences, final_state
 from torch import Tensor
 from torch.testing import assert_close
-from wide_cartpole import WIDE
+from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl.advice import adapt
 from cdrl_pl.collaboration import AgentConfig, Collaboration
@@ -38,9 +38,9 @@ from cdrl_pl.transfer import Transfer
 CONTROLS = ("random", "shuffled", "constant", "lagged", "own")
 
 
-def make(folder: Path, seed: int = 0, T_max: int = 120, **options: Any) -> Collaboration:
-    """A certificated teacher of five actions, and a student of two."""
-    store(folder / "expert", new_network(3, actions=5), WIDE)
+def make(folder: Path, seed: int = 0, T_max: int = 120, game: str = WIDE, **options: Any) -> Collaboration:
+    """A certificated teacher of five actions (unless another game is given), and a student of two."""
+    store(folder / "expert", new_network(3, actions=5 if game == WIDE else 2), game)
     agents = {"alpha": AgentConfig(certificate=str(folder / "expert")), "beta": agent()}
     module = graph(transfer(**options), agents=agents, seed=seed, T_max=T_max)
     spread(module.agents["beta"].network)
@@ -111,6 +111,13 @@ def test_no_control_changes_what_the_student_starts_from(advice: Any, tmp_path: 
     assert all(torch.equal(v, weights[k]) for k, v in copy_of(make(tmp_path).agents["beta"]).items())
 
 
+@pytest.mark.parametrize("advice", ["random", "shuffled", "constant"])
+def test_no_control_changes_what_the_alignment_starts_from(advice: Any, tmp_path: Path) -> None:
+    """Where it is of the same size: drawing the control's own numbers leaves those of the run alone."""
+    weights = copy_of(edge(make(tmp_path, advice=advice)).alignment)
+    assert all(torch.equal(v, weights[k]) for k, v in copy_of(edge(make(tmp_path)).alignment).items())
+
+
 def test_self_distillation_advises_what_the_student_says_now(tmp_path: Path) -> None:
     module = make(tmp_path, advice="own")
     for _ in range(2):
@@ -151,10 +158,10 @@ def test_f_maps_from_the_students_actions_where_the_student_is_the_teacher(advic
 # The same compute with no transfer
 
 
-@pytest.mark.parametrize("layer", ["distillation", "policy"])
-def test_a_weight_of_0_gives_the_gradients_of_no_transfer_bit_for_bit(layer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layer", "game"), [("distillation", WIDE), ("policy", CARTPOLE)])
+def test_a_weight_of_0_gives_the_gradients_of_no_transfer_bit_for_bit(layer: Any, game: str, tmp_path: Path) -> None:
     """Through several rollouts, with everything computed and F trained."""
-    none, idle = make(tmp_path, T2=10**6), make(tmp_path, weight=0.0, layer=layer)
+    none, idle = make(tmp_path, T2=10**6, game=game), make(tmp_path, weight=0.0, layer=layer, game=game)
     gradients: list[list[Tensor | None]] = []
     weights = []
     for module in (none, idle):

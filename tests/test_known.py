@@ -19,7 +19,7 @@ from cdrl_pl.reading import READINGS
 from cdrl_pl.transfer import TransferConfig
 
 TEACHERS = REPOSITORY / "teachers"
-PLAIN, ENLARGED = ("0", "1"), ("1", "0", "1")
+PLAIN, SWAPPED, ENLARGED = ("0", "1"), ("1", "0"), ("1", "0", "1")
 EDGE = "expert-target"
 
 
@@ -77,10 +77,10 @@ def test_what_was_recovered_is_stored(recovered: tuple[Collaboration, Path]) -> 
 
 
 def test_the_stored_alignment_of_the_repository_is_right() -> None:
-    """alignments/cartpole-enlarged, which configs/known/cartpole.yaml loads."""
-    path = str(REPOSITORY / "alignments" / "cartpole-enlarged" / "alignment.safetensors")
-    stored = Alignment(AlignmentConfig(file=path), 2, 3, READINGS["paper"], (PLAIN, ENLARGED))
-    known = known_map(("CartPole-v1", PLAIN), ("CartPole-v1", ENLARGED))
+    """alignments/cartpole-swapped, which configs/known/cartpole.yaml loads."""
+    path = str(REPOSITORY / "alignments" / "cartpole-swapped" / "alignment.safetensors")
+    stored = Alignment(AlignmentConfig(file=path), 2, 2, READINGS["paper"], (PLAIN, SWAPPED))
+    known = known_map(("CartPole-v1", PLAIN), ("CartPole-v1", SWAPPED))
     assert known is not None and one_hot_accuracy(stored, known) == 1.0
 
 
@@ -114,7 +114,7 @@ def test_accuracy_counts_actions_that_play_the_same_together(theirs: str, own: s
 
 
 def test_the_right_map_scores_1_and_the_wrong_one_0() -> None:
-    known = known_map(("game", PLAIN), ("game", ("1", "0")))
+    known = known_map(("game", PLAIN), ("game", SWAPPED))
     advice = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert known is not None
     assert accuracy(advice, advice.flip(-1), known) == 1.0 and accuracy(advice, advice, known) == 0.0
