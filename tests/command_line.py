@@ -55,7 +55,8 @@ def write(path: Path, config: dict[str, Any]) -> Path:
 def environment(**variables: str) -> dict[str, str]:
     """The environment for a process of its own, without what runs in this one left behind."""
     kept = {k: v for k, v in os.environ.items() if k not in (cli.RUN_VERSION, "PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    return {**kept, "OMP_NUM_THREADS": "1", **variables}
+    paths = filter(None, (variables.pop("PYTHONPATH", None), str(REPOSITORY)))  # this checkout, not an installed one
+    return {**kept, "OMP_NUM_THREADS": "1", **variables, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def call(
