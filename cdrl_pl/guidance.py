@@ -52,7 +52,8 @@ class AlarmConfig:
     is mostly noise.
 
     Attributes:
-        every: gradient steps of the student between two measurements; each costs two more backward passes.
+        every: gradient steps of the student between two measurements. Each costs two more backward passes, on a CPU
+            with Pong's network 1.3 times a whole step: 2.5 % of the learner's time at 50.
         memory: measurements that the moving average spans, and that are needed before it counts.
         release_below: the distillation weight is 0 while the average is below this, and back once it is not (the
             measurements go on); null only warns, where the average falls below 0.

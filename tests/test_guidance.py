@@ -240,13 +240,14 @@ def paid_for_0(module: Collaboration, seed: int = 0) -> dict[str, Rollout]:
     return {"beta": replace(rollout, rewards=torch.where(rollout.actions == 0, 1.0, -1.0))}
 
 
-def two_teachers(folder: Path, learner: dict[str, Any] | None = None, **options: Any) -> Collaboration:
+def two_teachers(folder: Path, temperature: float = 1.0, **options: Any) -> Collaboration:
     """One teacher always takes the action that pays, the other never."""
-    agents: dict[str, AgentConfig] = {"beta": replace(agent(gamma=0.0, **learner or {}), **options)}
+    agents: dict[str, AgentConfig] = {"beta": replace(agent(gamma=0.0), **options)}
     for name, action in (("good", 0), ("bad", 1)):
         store(folder / name, stubborn(action))
         agents[name] = AgentConfig(certificate=str(folder / name))
-    return graph(transfer("good", kind="identity"), transfer("bad", kind="identity"), agents=agents, T_max=20 * 30)
+    edges = [transfer(name, kind="identity", temperature=temperature) for name in ("good", "bad")]
+    return graph(*edges, agents=agents, T_max=20 * 30)
 
 
 def test_a_student_learns_which_of_two_teachers_to_listen_to(tmp_path: Path) -> None:
@@ -260,6 +261,19 @@ def test_a_student_learns_which_of_two_teachers_to_listen_to(tmp_path: Path) -> 
     assert (lines.of("teacher_value/good-beta")[0] or 0) > 0.5 and (lines.of("teacher_value/bad-beta")[0] or 0) < -0.5
     bias = module.agents["beta"].network.distill_head.bias
     assert bias[0] > bias[1]  # and it does what the good one says
+
+
+def test_a_teachers_value_is_that_of_what_the_student_is_told(tmp_path: Path) -> None:
+    """At tau = 20 a teacher whose logits are 20 and 0 asks for the first action in 73 of 100 cases only."""
+    module = two_teachers(tmp_path, temperature=20.0, teacher_weights=TeacherWeights("value"))
+    batch, student = paid_for_0(module), module.agents["beta"]
+    with torch.no_grad():
+        output = student(batch["beta"])
+    told = torch.tensor([1.0, 0.0]).expand(10, 2, 2)
+    worth = batch["beta"].rewards - output.values[:10]
+    expected = slow_value(told, output.logits[:10], batch["beta"].actions, worth)
+    found = logged(module, tmp_path, batch).of("teacher_value/good-beta")[0]
+    assert found == pytest.approx(expected, rel=1e-3) and 0.1 < expected < 0.6
 
 
 def test_with_fixed_weights_two_teachers_count_alike(tmp_path: Path) -> None:
