@@ -383,8 +383,11 @@ class Collaboration(pl.LightningModule):
         records = {}
         for name, evaluation in self.scores.items():
             agent = self.agents[name]
-            frozen = agent.certificate.training.get("env_steps") if isinstance(agent, CertificatedAgent) else None
-            learned = self.env_steps.get(name, 0) or frozen
+            learned = (
+                agent.certificate.training.get("env_steps")
+                if isinstance(agent, CertificatedAgent)
+                else self.env_steps[name]
+            )
             records[name] = score_record(self._evaluated_env(agent), learned, evaluation)
         save_scores(Path(self.trainer.log_dir or self.trainer.default_root_dir) / SCORES, records)
 
