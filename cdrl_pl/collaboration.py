@@ -369,8 +369,9 @@ class Collaboration(pl.LightningModule):
         records = {}
         for name, evaluation in self.scores.items():
             agent = self.agents[name]
-            frozen = agent.certificate.training.get("env_steps") if not isinstance(agent, Student) else None
-            learned = self.env_steps.get(name, 0) or frozen
+            learned = (
+                self.env_steps[name] if isinstance(agent, Student) else agent.certificate.training.get("env_steps")
+            )
             records[name] = score_record(self._evaluated_env(agent), learned, evaluation)
         save_scores(Path(self.trainer.log_dir or self.trainer.default_root_dir) / SCORES, records)
 

@@ -246,7 +246,7 @@ def test_a_test_writes_every_score_with_its_protocol(tmp_path: Path) -> None:
     assert set(written["agents"]) == set(module.agents)
     for name, found in module.agents.items():
         record = written["agents"][name]
-        assert record["env"] == asdict(resolve(found.env)) and record["env_steps"] is None
+        assert record["env"] == asdict(resolve(found.env)) and record["env_steps"] == 0
         for greedy in (False, True):
             score = evaluate(found.network, found.env, 6, greedy, seed=5)
             assert record["evaluation"][score.policy] == {**asdict(score), "returns": list(score.returns)}
