@@ -304,6 +304,7 @@ def run(arguments: list[str]) -> CLI:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
             was ended by SIGTERM.
     """
+    sys.argv[1:] = arguments  # what a refusal is about
     sys.argv[1:] = expand(arguments)
     logging.getLogger("callbacks").setLevel(logging.INFO)
     for noise in QUIET:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,59 +18,16 @@ from torch import Tensor, nn
 from cdrl_pl import losses
 from cdrl_pl.advice import Advice
 from cdrl_pl.alignment import accuracy, one_hot_accuracy
-from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
+from cdrl_pl.envs import EnvConfig, is_atari, resolve
 from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
-from cdrl_pl.guidance import TeacherWeights, gradient_cosine, share, teacher_value
+from cdrl_pl.graph import Agent, AgentConfig, build_agent, check_graph
+from cdrl_pl.guidance import gradient_cosine, share, teacher_value
 from cdrl_pl.meter import Meter
-from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
-from cdrl_pl.student import A3CLosses, LearnerConfig, Student
-from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.student import A3CLosses, Student
 from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Episode, PolicyOutput, Rollout
-
-Agent = Student | CertificatedAgent
-
-
-@dataclass
-class AgentConfig:
-    """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
-
-    Attributes:
-        env: the task. network: structure. learner: how it learns from its own rewards.
-        certificate: a teacher's folder; it brings network and env, and the agent does not learn. With ``env`` beside
-            it, the expert plays that task instead of its own.
-        actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
-            permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
-        teacher_weights: how it shares its attention among several teachers.
-    """
-
-    env: EnvConfig | None = None
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
-    certificate: str | None = None
-    actions: tuple[int, ...] | None = None
-    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
-
-
-def build_agent(name: str, config: AgentConfig) -> Agent:
-    """The agent of a config.
-
-    Raises:
-        ValueError: naming the agent, the option and what is allowed.
-    """
-    if config.env is None and config.certificate is None:
-        raise ValueError(f"agents.{name} needs an env or a certificate")
-    if config.actions is not None and config.certificate is None:
-        raise ValueError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
-    try:
-        if config.certificate is not None:
-            return CertificatedAgent(config.certificate, config.actions, config.env)
-        assert config.env is not None
-        return Student(config.env, config.network, config.learner)
-    except (EnvError, ValueError) as error:
-        raise type(error)(f"agents.{name}: {error}") from None
 
 
 class Collaboration(pl.LightningModule):
@@ -115,12 +72,9 @@ class Collaboration(pl.LightningModule):
         for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
             if value < 1:
                 raise ValueError(f"model.{option} is {value}; it must be 1 or more")
-        if not agents:
-            raise ValueError("model.agents is empty; name at least one agent")
         self.T_max, self.log_every, self.window = T_max, log_every, window
         self.reading = resolve_reading(preset, reading or ReadingOverrides())
-        self._check_edges(agents, transfers)
-        self._check_guidance(agents, transfers)
+        check_graph(agents, transfers, self.reading)
         self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)
@@ -140,39 +94,6 @@ class Collaboration(pl.LightningModule):
         self._rates: list[float] = []
         self._logged_at = 0  # T of the last log line
         self._timed_at, self._timed_since = 0, time.perf_counter()  # from where the next line's speed counts
-
-    @staticmethod
-    def _check_edges(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
-        seen = set()
-        for i, transfer in enumerate(transfers):
-            for end in ("teacher", "student"):
-                if getattr(transfer, end) not in agents:
-                    raise ValueError(
-                        f"transfers[{i}].{end} is {getattr(transfer, end)!r}; it must be one of {', '.join(agents)}"
-                    )
-            if transfer.name in seen:
-                raise ValueError(
-                    f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed"
-                )
-            seen.add(transfer.name)
-
-    def _check_guidance(self, agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
-        """What compares teachers with the student's own rewards needs a student that learns from them."""
-        own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
-        for transfer in transfers:
-            if transfer.alarm is not None and transfer.student not in own:
-                raise ValueError(
-                    f"transfer {transfer.name}: alarm needs a student that learns from its own rewards; use null"
-                )
-        for name, config in agents.items():
-            if config.teacher_weights.by == "value":
-                if name not in own:
-                    raise ValueError(f"agents.{name}.teacher_weights.by is 'value'; without own rewards use 'fixed'")
-                if self.reading.distill_step == "separate":
-                    raise ValueError(
-                        f"agents.{name}.teacher_weights.by is 'value'; it needs reading.distill_step: joint, since a "
-                        "separate step has no weight"
-                    )
 
     def setup(self, stage: str) -> None:
         """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
@@ -448,8 +369,9 @@ class Collaboration(pl.LightningModule):
         records = {}
         for name, evaluation in self.scores.items():
             agent = self.agents[name]
-            frozen = agent.certificate.training.get("env_steps") if isinstance(agent, CertificatedAgent) else None
-            learned = self.env_steps.get(name, 0) or frozen
+            learned = (
+                self.env_steps[name] if isinstance(agent, Student) else agent.certificate.training.get("env_steps")
+            )
             records[name] = score_record(self._evaluated_env(agent), learned, evaluation)
         save_scores(Path(self.trainer.log_dir or self.trainer.default_root_dir) / SCORES, records)
 

@@ -14,10 +14,11 @@ from wide_cartpole import CARTPOLE, WIDE, GraphEnv
 from callbacks import AlignmentSchedule, DistillationSchedule
 from cdrl_pl.alignment import AlignmentConfig
 from cdrl_pl.certificate import Certificate, save_certificate
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
 from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.evaluation import Score
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.pool import PoolConfig
 from cdrl_pl.student import LearnerConfig

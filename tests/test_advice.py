@@ -31,7 +31,8 @@ from torch.testing import assert_close
 from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl.advice import adapt
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.teacher import Teacher
 from cdrl_pl.transfer import Transfer
 

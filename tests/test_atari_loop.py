@@ -14,8 +14,9 @@ from pytorch_lightning.loggers import CSVLogger
 
 from callbacks import AlignmentSchedule, DistillationSchedule
 from cdrl_pl.alignment import AlignmentConfig
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.student import LearnerConfig
 from cdrl_pl.transfer import TransferConfig

@@ -41,9 +41,10 @@ from callbacks import (
 )
 from callbacks.progress import clock, render, summary
 from cdrl_pl.certificate import load_certificate
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.evaluation import Score, evaluate
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.types import Episode, Rollout
 

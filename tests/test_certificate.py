@@ -22,10 +22,10 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from wide_cartpole import CARTPOLE
 
-from cdrl_pl import storage as module
+from cdrl_pl import files as module
 from cdrl_pl.certificate import CERTIFICATE, WEIGHTS, CertificateError, load_certificate, save_certificate
-from cdrl_pl.collaboration import AgentConfig
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.teacher import CertificatedAgent
 

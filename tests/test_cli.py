@@ -305,7 +305,7 @@ def test_a_fault_in_a_callback_keeps_its_traceback(build: Run, tmp_path: Path) -
         ("workers", 3, lambda built: built.datamodule.pool.workers),
         ("copies", 3, lambda built: built.datamodule.pool.copies),
         ("seed", 7, lambda built: built.datamodule.resolved_seed()),
-        ("precision", "bf16-mixed", lambda built: built.trainer.precision),
+        ("precision", "64-true", lambda built: built.trainer.precision),
         ("devices", 2, lambda built: built.trainer.num_devices),
     ],
 )

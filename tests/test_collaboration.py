@@ -33,7 +33,8 @@ from torch.testing import assert_close
 from wide_cartpole import WIDE
 
 from cdrl_pl import losses
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.student import Student
 from cdrl_pl.types import Episode, Rollout
 

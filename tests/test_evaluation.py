@@ -246,7 +246,7 @@ def test_a_test_writes_every_score_with_its_protocol(tmp_path: Path) -> None:
     assert set(written["agents"]) == set(module.agents)
     for name, found in module.agents.items():
         record = written["agents"][name]
-        assert EnvConfig(**record["env"]) == resolve(found.env) and record["env_steps"] is None
+        assert record["env"] == asdict(resolve(found.env)) and record["env_steps"] == 0
         for greedy in (False, True):
             score = evaluate(found.network, found.env, 6, greedy, seed=5)
             assert record["evaluation"][score.policy] == {**asdict(score), "returns": list(score.returns)}
@@ -280,7 +280,7 @@ def stored(folder: Path, actions: int = 2) -> Path:
 
 
 def test_a_teacher_plays_another_task(tmp_path: Path) -> None:
-    expert = CertificatedAgent(stored(tmp_path), COIN)
+    expert = CertificatedAgent(stored(tmp_path), env=COIN)
     assert expert.env == COIN and expert.spec.action_meanings == ("0", "1")
     assert evaluate(expert.network, expert.env, 3).episodes == 3
 
@@ -294,7 +294,7 @@ def test_a_teacher_plays_another_task(tmp_path: Path) -> None:
 )
 def test_a_teacher_that_does_not_fit_a_task_is_refused_naming_both(env: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(EnvError, match=says):
-        CertificatedAgent(stored(tmp_path, actions=3), EnvConfig(env))
+        CertificatedAgent(stored(tmp_path, actions=3), env=EnvConfig(env))
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])

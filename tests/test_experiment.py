@@ -24,7 +24,7 @@ from cdrl_pl.experiment.folder import RunFolder, is_whole, last_line, lock
 from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 
 run, build = command_line.run, command_line.build
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))
+FAKE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_program.py")))
 SHIPPED = sorted((CONFIGS / "experiments").glob("*.yaml"))
 ORDER = ["one/seed-1", "two/seed-1", "one/seed-2", "two/seed-2"]
 Start = Callable[..., int]

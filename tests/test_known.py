@@ -14,7 +14,8 @@ from torch import Tensor
 
 from callbacks import StoredAlignment
 from cdrl_pl.alignment import Alignment, AlignmentConfig, accuracy, known_map, load_alignment, one_hot_accuracy
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.reading import READINGS
 from cdrl_pl.transfer import TransferConfig
 

@@ -21,6 +21,7 @@ LEVELS = [
     ["certificate", "video", "rollouts.pool"],
     ["teacher"],
     ["transfer"],
+    ["graph"],
     ["collaboration"],
     ["dataset"],
     ["cli"],

@@ -30,7 +30,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from wide_cartpole import WIDE
 
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import READINGS, Reading, ReadingOverrides, resolve_reading
 from cdrl_pl.student import Student

@@ -14,7 +14,8 @@ from graphs import FixedData, agent, fit, graph, new_network, played, random_bat
 from wide_cartpole import WIDE
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.graph import AgentConfig
 
 T1, T2, STOP, T_MAX = 60, 120, 210, 260
 POINTS = {"before T1": 30, "between T1 and T2": 90, "after T2": 150, "after stop": 230}

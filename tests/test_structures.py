@@ -9,8 +9,9 @@ import pytest
 import torch
 from graphs import Recorder, fit, graph, played, transfer
 
-from cdrl_pl.collaboration import AgentConfig, Collaboration
+from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
 
 GAMES = {"Pong-2017": 6, "ALE/Breakout-v5": 4, "ALE/Freeway-v5": 3, "ALE/Riverraid-v5": 18}

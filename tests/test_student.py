@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose
 from toy_envs import toy
 
 from cdrl_pl import losses
-from cdrl_pl.collaboration import AgentConfig, build_agent
+from cdrl_pl.graph import AgentConfig, build_agent
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.student import LearnerConfig, Student
 from cdrl_pl.types import PolicyOutput, Rollout

@@ -28,7 +28,7 @@ from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl import losses
 from cdrl_pl.alignment import AlignmentConfig
-from cdrl_pl.collaboration import AgentConfig
+from cdrl_pl.graph import AgentConfig
 from cdrl_pl.guidance import AlarmConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.reading import READINGS, Reading

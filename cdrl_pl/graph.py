@@ -1,0 +1,99 @@
+"""What a config says of the graph: its agents, and whether its transfers can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cdrl_pl.envs import EnvConfig, EnvError
+from cdrl_pl.guidance import TeacherWeights
+from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.reading import Reading
+from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.transfer import TransferConfig
+
+Agent = Student | CertificatedAgent
+
+
+@dataclass
+class AgentConfig:
+    """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
+
+    Attributes:
+        env: the task. network: structure. learner: how it learns from its own rewards.
+        certificate: a teacher's folder; it brings network and env, and the agent does not learn. With ``env`` beside
+            it, the expert plays that task instead of its own.
+        actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
+            permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
+        teacher_weights: how it shares its attention among several teachers.
+    """
+
+    env: EnvConfig | None = None
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    certificate: str | None = None
+    actions: tuple[int, ...] | None = None
+    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
+
+
+def build_agent(name: str, config: AgentConfig) -> Agent:
+    """The agent of a config.
+
+    Raises:
+        ValueError: naming the agent, the option and what is allowed.
+    """
+    if config.env is None and config.certificate is None:
+        raise ValueError(f"agents.{name} needs an env or a certificate")
+    if config.actions is not None and config.certificate is None:
+        raise ValueError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
+    try:
+        if config.certificate is not None:
+            return CertificatedAgent(config.certificate, config.actions, config.env)
+        assert config.env is not None
+        return Student(config.env, config.network, config.learner)
+    except (EnvError, ValueError) as error:
+        raise type(error)(f"agents.{name}: {error}") from None
+
+
+def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig], reading: Reading) -> None:
+    """Whether there can be such a graph.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    if not agents:
+        raise ValueError("model.agents is empty; name at least one agent")
+    _check_edges(agents, transfers)
+    _check_guidance(agents, transfers, reading)
+
+
+def _check_edges(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
+    seen = set()
+    for i, transfer in enumerate(transfers):
+        for end in ("teacher", "student"):
+            if getattr(transfer, end) not in agents:
+                raise ValueError(
+                    f"transfers[{i}].{end} is {getattr(transfer, end)!r}; it must be one of {', '.join(agents)}"
+                )
+        if transfer.name in seen:
+            raise ValueError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
+        seen.add(transfer.name)
+
+
+def _check_guidance(agents: dict[str, AgentConfig], transfers: list[TransferConfig], reading: Reading) -> None:
+    """What compares teachers with the student's own rewards needs a student that learns from them."""
+    own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
+    for transfer in transfers:
+        if transfer.alarm is not None and transfer.student not in own:
+            raise ValueError(
+                f"transfer {transfer.name}: alarm needs a student that learns from its own rewards; use null"
+            )
+    for name, config in agents.items():
+        if config.teacher_weights.by == "value":
+            if name not in own:
+                raise ValueError(f"agents.{name}.teacher_weights.by is 'value'; without own rewards use 'fixed'")
+            if reading.distill_step == "separate":
+                raise ValueError(
+                    f"agents.{name}.teacher_weights.by is 'value'; it needs reading.distill_step: joint, since a "
+                    "separate step has no weight"
+                )
