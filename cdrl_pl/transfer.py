@@ -207,8 +207,8 @@ def _check(config: TransferConfig, reading: Reading) -> None:
             f"transfer {config.name}: temperature_end and temperature_squared need reading.use_temperature: true; this "
             "reading has no temperature"
         )
-    if reading.distill_step == "separate" and (scheduled or config.alarm is not None):
+    if reading.distill_step == "separate" and (config.weight != 1.0 or config.alarm is not None):
         raise ValueError(
-            f"transfer {config.name}: a weight schedule and an alarm need reading.distill_step: joint; this reading's "
-            "separate step has no weight"
+            f"transfer {config.name}: a weight other than 1 and an alarm need reading.distill_step: joint; this "
+            "reading's separate step has no weight"
         )

@@ -236,13 +236,13 @@ def test_distill_step_has_the_students_rate_or_the_programs_own(tmp_path: Path, 
     assert_close(moved, torch.full_like(moved, rate), rtol=1e-2, atol=0.0)
 
 
-def test_distill_step_ignores_the_weight_in_the_program(tmp_path: Path) -> None:
-    weights = [copy_of(distill_step(tmp_path, "code", weight)[0]) for weight in (1.0, 50.0)]
-    assert not parts_changed(*weights, "_agents.beta.network.")
+@pytest.mark.parametrize("weight", [0.0, 50.0])
+def test_distill_step_has_no_weight_in_the_program(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"a weight other than 1 .* need reading.distill_step: joint"):
+        make("code", row="distill_step", weight=weight)
 
 
 def test_distill_step_heeds_the_weight_in_the_text(tmp_path: Path) -> None:
-    """The control of the test above."""
     weights = [copy_of(distill_step(tmp_path, "paper", weight)[0]) for weight in (1.0, 50.0)]
     assert {"trunk", "lstm"} <= parts_changed(*weights, "_agents.beta.network.")
 
