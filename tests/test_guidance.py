@@ -344,7 +344,7 @@ def test_one_bad_measurement_is_no_alarm(recwarn: pytest.WarningsRecorder) -> No
 
 
 def test_an_alarm_without_release_warns_once_and_leaves_the_weight(recwarn: pytest.WarningsRecorder) -> None:
-    guide, weights = judged(AlarmConfig(memory=1), 0.5, -0.1, 0.5, -0.1)
+    guide, weights = judged(AlarmConfig(memory=1), 0.5, -0.1, 0.5, -0.2)
     assert weights == [2.0] * 4 and guide.tripped
     (warning,) = recwarn.list
     assert "it may hurt" in str(warning.message)
