@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from wide_cartpole import CARTPOLE
 
-from cdrl_pl import certificate as module
+from cdrl_pl import files
 from cdrl_pl.certificate import CERTIFICATE, WEIGHTS, CertificateError, load_certificate, save_certificate
 from cdrl_pl.collaboration import AgentConfig
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(folder: Path, monkeypat
         raise OSError("no space left")
 
     before = (folder / WEIGHTS).read_bytes()
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
         store(folder, new_network(4))
     assert (folder / WEIGHTS).read_bytes() == before
