@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from wide_cartpole import CARTPOLE
 
-from cdrl_pl import files as module
+from cdrl_pl import files
 from cdrl_pl.certificate import CERTIFICATE, WEIGHTS, CertificateError, load_certificate, save_certificate
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
 from cdrl_pl.graph import AgentConfig
@@ -76,7 +76,7 @@ def test_the_certificate_comes_back(tmp_path: Path) -> None:
     spec = EnvSpec((1, 42, 42), "uint8", ("NOOP", "FIRE", "UP"))
     scores = {"sampled": SCORE, "greedy": replace(SCORE, policy="greedy", mean=1 / 3)}
     training = {"env_steps": 2**33, "seed": 1, "threshold": 0.5}
-    env = EnvConfig("Bowling-2017", actions=(5, 1, 5))
+    env = EnvConfig("Bowling-2017")
     saved = save_certificate(tmp_path, PolicyNetwork(network, (1, 42, 42), 3), env, spec, scores, training)
     found, _ = load_certificate(tmp_path)
     assert found == saved
@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(folder: Path, monkeypat
         raise OSError("no space left")
 
     before = (folder / WEIGHTS).read_bytes()
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
         store(folder, new_network(4))
     assert (folder / WEIGHTS).read_bytes() == before
