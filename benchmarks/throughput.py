@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=80_000, help="decisions of each training run")
     parser.add_argument("--precision", default="bf16-mixed", help="of the learner and of the actors (bf16)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes")
-    parser.add_argument("--copies", type=int, default=16, help="environment copies per worker")
+    parser.add_argument("--copies", type=int, default=32, help="environment copies per worker")
     parser.add_argument("--batch-copies", type=int, default=None, help="copies per gradient step (default: all)")
     arguments = parser.parse_args()
     cores, copies = os.cpu_count() or 1, arguments.copies

@@ -178,9 +178,10 @@ class Collaboration(pl.LightningModule):
             scaler.unscale_(optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         self.meter.add(f"grad_norm/{name}", norm)
-        if scaler is None and not torch.isfinite(norm):
+        if not torch.isfinite(norm):
             self.meter.count(f"skipped_steps/{name}")
-            return
+            if scaler is None:
+                return  # else the scaler skips the step, and lowers its scale
         optimizer.step()
 
     # Learning
