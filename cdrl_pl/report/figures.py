@@ -193,13 +193,13 @@ def kls(comparison: Comparison) -> Figure | None:
             if value is not None and value <= comparison.T_max:
                 axis.axvline(value, color=BASELINE, linewidth=1.1, linestyle=(0, (3, 2)))
                 axis.annotate(
-                    mark, (value, 1), xycoords=axis.get_xaxis_transform(), xytext=(3, -10), textcoords="offset points",
-                    fontsize=9, fontweight="bold",
+                    mark, (value, 1), xycoords=axis.get_xaxis_transform(), xytext=(0, 2), textcoords="offset points",
+                    fontsize=9, fontweight="bold", ha="center",
                 )  # fmt: skip
         axis.set_yscale("log")
         axis.set_ylabel("KL (nats per decision)")
         edge = arm.runs[0].transfers[name]
-        axis.set_title(f"{arm.name}: {edge.teacher} teaches {edge.student}", pad=8)
+        axis.set_title(f"{arm.name}: {edge.teacher} teaches {edge.student}", pad=16)
         axis.set_xlim(0, comparison.T_max)
         axis.xaxis.set_major_formatter(FuncFormatter(short))
         axis.legend(fontsize=8.5, loc="best", ncols=2)
