@@ -89,6 +89,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config))],
             cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path), **{MARK: mark}), start_new_session=True,
             stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
         started.append(Trained(process, mark, shared, tmp_path))
         return started[0]
