@@ -53,6 +53,7 @@ class LocalActor:
         self.state = self._network.initial_state(copies)
 
     def refresh(self) -> int:
+        """Takes the newest weights, cast once here where they are bf16; returns their version."""
         version = self._weights.read(self._flat)
         if version != self._version:
             flat, offset = torch.from_numpy(self._flat), 0
