@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import IterableDataset
 
 from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.machine import cpu_has_bf16, learner_threads, workers_per_agent
+from cdrl_pl.machine import cpu_has_bf16, keep_freed_memory, learner_threads, workers_per_agent
 from cdrl_pl.rollouts.pool import Pool, PoolConfig
 from cdrl_pl.types import Rollout
 
@@ -155,6 +155,7 @@ class RolloutDataModule(pl.LightningDataModule):
         if module.device.type == "cpu":
             threads = self.learner_threads or learner_threads(workers * agents * trainer.world_size, trainer.world_size)
             torch.set_num_threads(threads)
+            keep_freed_memory()
             chosen += f"; learning on {threads} CPU thread{'s' * (threads > 1)} in {trainer.precision}"
         else:
             chosen += f"; learning on {module.device} in {trainer.precision}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -43,3 +46,37 @@ def test_what_the_config_says_holds() -> None:
     assert replace(PoolConfig(), workers=3, bf16=False) == PoolConfig(workers=3, bf16=False)
     with pytest.raises(ValueError, match=r"pool.workers is 0; it must be 1 or more"):
         PoolConfig(workers=0)
+
+
+FAULTS = """
+import ctypes, resource, sys
+from cdrl_pl.machine import keep_freed_memory
+
+def touch_and_free():  # as torch's buffers: two of 24 MB, malloc'ed, written, freed
+    libc.memset(a := libc.malloc(24 << 20), 1, 24 << 20)
+    libc.memset(b := libc.malloc(24 << 20), 1, 24 << 20)
+    libc.free(b), libc.free(a)
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(5):
+    touch_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    touch_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
+def test_freed_memory_is_not_faulted_in_again() -> None:
+    faults = {
+        mode: int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, check=True).stdout)
+        for mode in ("keep", "default")
+    }
+    assert faults["keep"] < 100
+    assert faults["default"] > 10_000  # the control: 48 MB is 12,288 pages, five times
