@@ -1,6 +1,6 @@
 """Decisions per second on Pong with the paper's network, as ratios to a ceiling measured in the same run.
 
-    python -m benchmarks.throughput [--json] [--decisions N] [--precision P] [--copies B] [--workers W]
+    python -m benchmarks.throughput [--env ID] [--json] [--decisions N] [--precision P] [--copies B] [--workers W]
 
 Prints t_env, t_act and t_learn (single-core milliseconds per decision: the game with its preprocessing, the policy on B
 copies, one update of the learner), the composed ceiling cores / (t_env + t_act + t_learn), and what the real command
@@ -51,12 +51,12 @@ def seconds_per(call: Callable[[], Any], at_least: float = 2.0) -> float:
     return elapsed / count
 
 
-def single_core(copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) -> dict[str, float]:
+def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) -> dict[str, float]:
     """t_env, t_act and t_learn in seconds per decision, each alone on one thread."""
     torch.set_num_threads(1)
     keep_freed_memory()
     rng = np.random.default_rng(0)
-    game = make_game(ENV, 0)
+    game = make_game(env, 0)
     screen = np.empty(game.spec.obs_shape, game.spec.obs_dtype)
     game.reset(screen)
 
@@ -66,7 +66,7 @@ def single_core(copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) ->
             if terminated or truncated:
                 game.reset(screen)
 
-    spec = describe(ENV)
+    spec = describe(env)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
     if actor_bf16:
         network.to_bf16()
@@ -78,7 +78,7 @@ def single_core(copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) ->
             logits = network.act(obs, state, resets)[0]
         sample(logits.numpy(), rng)
 
-    student = Student(ENV, NetworkConfig(), LearnerConfig())
+    student = Student(env, NetworkConfig(), LearnerConfig())
     optimizer = torch.optim.Adam(student.network.parameters(), 1e-4, fused=True)
     per_step = (STEPS, batch_copies)
     rollout = Rollout(
@@ -154,17 +154,18 @@ def _rss(process: psutil.Process) -> int:
         return 0
 
 
-def random_teacher(folder: Path) -> None:
+def random_teacher(folder: Path, env: EnvConfig = ENV) -> None:
     """A teacher with random weights: the same cost as a trained one."""
-    spec = describe(ENV)
+    spec = describe(env)
     score = Score(1, 0.0, 0.0, 0.0, (0.0,), "sampled", 0, 0)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions)
-    save_certificate(folder, network, resolve(ENV), spec, {"sampled": score, "greedy": score}, {})
+    save_certificate(folder, network, resolve(env), spec, {"sampled": score, "greedy": score}, {})
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default=ENV.id, help="the game")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--decisions", type=int, default=80_000, help="decisions of each training run")
     parser.add_argument("--precision", default="bf16-mixed", help="of the learner and of the actors (bf16)")
@@ -172,13 +173,14 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=32, help="environment copies per worker")
     parser.add_argument("--batch-copies", type=int, default=None, help="copies per gradient step (default: all)")
     arguments = parser.parse_args()
+    env = EnvConfig(arguments.env)
     cores, copies = os.cpu_count() or 1, arguments.copies
     bf16 = arguments.precision.startswith("bf16")
     config: dict[str, Any] = {
         "seed_everything": 1,
         "model": {
             "log_every": 5_000,
-            "agents": {"pong": {"env": {"id": ENV.id}, "learner": {"batch_copies": arguments.batch_copies}}},
+            "agents": {"agent": {"env": {"id": env.id}, "learner": {"batch_copies": arguments.batch_copies}}},
         },
         "data": {"pool": {"workers": arguments.workers, "copies": copies, "steps": STEPS, "bf16": bf16}},
         "trainer": {
@@ -190,19 +192,20 @@ def main() -> None:
             ],
         },
     }
-    before = single_core(copies, arguments.batch_copies or copies, bf16, bf16)
+    before = single_core(env, copies, arguments.batch_copies or copies, bf16, bf16)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in ("a3c", "cdrl"):
             (root / name).mkdir()
         a3c = training(config, root / "a3c", arguments.decisions)
-        random_teacher(root / "teacher")
+        random_teacher(root / "teacher", env)
         config["model"]["agents"]["expert"] = {"certificate": str(root / "teacher")}
-        config["model"]["transfers"] = [{"teacher": "expert", "student": "pong", "T1": 0, "T2": 0, "stop": "never"}]
+        config["model"]["transfers"] = [{"teacher": "expert", "student": "agent", "T1": 0, "T2": 0, "stop": "never"}]
         cdrl = training(config, root / "cdrl", arguments.decisions)
-    after = single_core(copies, arguments.batch_copies or copies, bf16, bf16)
+    after = single_core(env, copies, arguments.batch_copies or copies, bf16, bf16)
     terms = {k: (before[k] + after[k]) / 2 for k in before}  # the machine drifts: before and after
     ceiling = cores / sum(terms.values())
+    print(f"{env.id}, {cores} cores")
     print("single core, ms per decision: " + ", ".join(f"{k} {1000 * v:.3f}" for k, v in terms.items()))
     print(f"ceiling {cores} / sum = {ceiling:.0f} decisions/s")
     print(f"A3C {a3c['decisions_per_s']:.0f} decisions/s, {a3c['decisions_per_s'] / ceiling:.0%} of the ceiling")

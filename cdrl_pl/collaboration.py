@@ -168,11 +168,12 @@ class Collaboration(pl.LightningModule):
             self.manual_backward(loss)  # only some parameters have gradients, so ranks are averaged here, not by DDP
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.trainer.world_size > 1:
-            flat = torch.cat([g.flatten() for g in gradients])
-            torch.distributed.all_reduce(flat)
-            flat /= self.trainer.world_size
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            with self.meter.timed("time/synchronising"):  # waiting for the slowest rank included
+                flat = torch.cat([g.flatten() for g in gradients])
+                torch.distributed.all_reduce(flat)
+                flat /= self.trainer.world_size
+                for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                    gradient.copy_(part.view_as(gradient))
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)

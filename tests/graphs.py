@@ -152,7 +152,7 @@ def switches() -> list[pl.Callback]:
     return [AlignmentSchedule(), DistillationSchedule()]
 
 
-def make_trainer(folder: Path, *callbacks: pl.Callback, logger: Any = False) -> pl.Trainer:
+def make_trainer(folder: Path, *callbacks: pl.Callback, logger: Any = False, **options: Any) -> pl.Trainer:
     """As the command line makes it, on the CPU."""
     return pl.Trainer(
         accelerator="cpu",
@@ -166,6 +166,7 @@ def make_trainer(folder: Path, *callbacks: pl.Callback, logger: Any = False) -> 
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        **options,
     )
 
 

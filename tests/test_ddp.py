@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import MODULE, callback, edge, environment, pole, tiny, write
+import torch
+from command_line import MODULE, REPOSITORY, callback, edge, environment, pole, tiny, write
 
 REPORT = '''
 import hashlib
@@ -114,3 +116,49 @@ def test_finished_episodes_are_those_of_both_ranks(ranks: list[dict[str, Any]]) 
     assert ranks[0]["episodes"] == ranks[1]["episodes"]
     decisions = {name: sum(length for _, length in e) for name, e in ranks[0]["episodes"].items()}
     assert all(120 < total <= 240 for total in decisions.values())
+
+
+HALVES = """
+import os
+import sys
+
+import torch
+from graphs import FixedData, graph, make_trainer, random_batch, switches, transfer
+
+ranks, copies, path = int(sys.argv[1]), slice(*map(int, sys.argv[2].split(":"))), sys.argv[3]
+module = graph(transfer("alpha", "beta", T1=40, T2=80), transfer("beta", "alpha", T1=0, T2=40), T_max=160)
+batches = [random_batch(module, seed, copies=4) for seed in range(8)]
+if ranks == 2:  # each process gets its half of the copies
+    rank = int(os.environ["LOCAL_RANK"])
+    copies = slice(2 * rank, 2 * rank + 2)
+data = FixedData(*({name: r.select(copies) for name, r in batch.items()} for batch in batches))
+trainer = make_trainer(".", *switches(), devices=ranks, strategy="ddp" if ranks == 2 else "auto")
+trainer.fit(module, datamodule=data)
+if trainer.is_global_zero:
+    torch.save({"weights": module.state_dict(), "steps": trainer.global_step}, path)
+"""
+
+
+def test_two_ranks_learn_as_one_process_from_twice_the_copies(tmp_path: Path) -> None:
+    script = tmp_path / "halves.py"
+    script.write_text(HALVES)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ended = {}
+    for name, launcher, arguments in (
+        ("two ranks", torchrun, ["2", "0:2"]),
+        ("one", [], ["1", "0:4"]),
+        ("one half", [], ["1", "0:2"]),
+    ):
+        command = [sys.executable, *launcher, str(script), *arguments, str(tmp_path / f"{name}.pt")]
+        paths = environment(PYTHONPATH=str(REPOSITORY / "tests"))
+        run = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=240)
+        assert run.returncode == 0, run.stderr[-3000:]
+        ended[name] = torch.load(tmp_path / f"{name}.pt")
+    assert ended["two ranks"]["steps"] == ended["one"]["steps"] == 8 * 2 + 6 + 8  # both students, and two alignments
+
+    def furthest(other: str) -> float:
+        pairs = zip(ended["one"]["weights"].values(), ended[other]["weights"].values(), strict=True)
+        return max(float((a - b).abs().max()) for a, b in pairs)
+
+    assert furthest("two ranks") < 1e-4  # one Adam step is up to 1e-2; sums are rounded in another order
+    assert furthest("one half") > 1e-2
