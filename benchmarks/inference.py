@@ -44,7 +44,7 @@ class RemoteActor:
         self._board["obs"][0], self._board["resets"][0] = obs, resets
         self._connection.send_bytes(b"a")
         self._connection.recv_bytes()
-        return sample(self._board["logits"][0], self._rng)
+        return sample(self._board["logits"][0], self._rng.random(len(obs)))
 
     def values(self, obs: Any, copies: Any) -> Any:
         """Pong's episodes are not cut within this measurement."""

@@ -76,7 +76,7 @@ def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, acto
     def act() -> None:
         with torch.inference_mode():
             logits = network.act(obs, state, resets)[0]
-        sample(logits.numpy(), rng)
+        sample(logits.numpy(), rng.random(copies))
 
     student = Student(env, NetworkConfig(), LearnerConfig())
     optimizer = torch.optim.Adam(student.network.parameters(), 1e-4, fused=True)

@@ -14,6 +14,7 @@ from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import is_atari, resolve
 from cdrl_pl.evaluation import evaluate
+from cdrl_pl.machine import evaluation_processes
 
 
 class CertificatedTeacher(pl.Callback):
@@ -91,7 +92,13 @@ class CertificatedTeacher(pl.Callback):
             rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
             scores = {
                 "greedy" if greedy else "sampled": evaluate(
-                    frozen, env, self.episodes, greedy, seed, interrupted=lambda: trainer.received_sigterm
+                    frozen,
+                    env,
+                    self.episodes,
+                    greedy,
+                    seed,
+                    interrupted=lambda: trainer.received_sigterm,
+                    processes=evaluation_processes(self.episodes),
                 )
                 for greedy in (False, True)
             }

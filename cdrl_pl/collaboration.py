@@ -22,6 +22,7 @@ from cdrl_pl.envs import EnvConfig, is_atari, resolve
 from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
 from cdrl_pl.graph import Agent, AgentConfig, build_agent, check_graph
 from cdrl_pl.guidance import gradient_cosine, share, teacher_value
+from cdrl_pl.machine import evaluation_processes
 from cdrl_pl.meter import Meter
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
@@ -348,6 +349,7 @@ class Collaboration(pl.LightningModule):
             greedy,
             data.resolved_seed(),
             interrupted=lambda: self.trainer.received_sigterm,
+            processes=evaluation_processes(episodes),
         )
         self.scores.setdefault(name, {})[score.policy] = score
         return score

@@ -35,6 +35,11 @@ def learner_threads(workers: int, ranks: int) -> int:
     return max(1, ((os.cpu_count() or 1) - workers) // ranks)
 
 
+def evaluation_processes(episodes: int) -> int:
+    """As many as cores, but at least 8 episodes in each: starting one takes a second."""
+    return max(1, min(os.cpu_count() or 1, episodes // 8))
+
+
 def keep_freed_memory() -> bool:
     """Lets this process keep what it frees, for its next buffer; False where the C library has no such setting.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ from gymnasium.spaces import Box, Discrete
 from numpy.testing import assert_allclose
 from wide_cartpole import CARTPOLE, WIDE
 
+from cdrl_pl import evaluation
 from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, make_game, resolve
 from cdrl_pl.evaluation import evaluate
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.processes import ProcessError, in_processes
 from cdrl_pl.teacher import CertificatedAgent
 
 ENV = EnvConfig(CARTPOLE, max_episode_steps=60)
@@ -138,7 +143,7 @@ def test_short_episodes_are_not_favoured() -> None:
 def test_a_sampled_score_equals_an_independent_loop(seed: int) -> None:
     network = lively()
     game_seed, own = streams(seed, 1)
-    rng = np.random.Generator(np.random.PCG64(own))
+    rng = np.random.Generator(np.random.PCG64(own.spawn(1)[0]))
     returns, lengths = play_alone(network, ENV, game_seed, 12, rng)
     score = evaluate(network, ENV, 12, seed=seed, copies=1)
     assert score.returns == tuple(returns) and len(set(returns)) > 5
@@ -221,10 +226,64 @@ def test_fault_28_no_episodes_are_refused(episodes: int) -> None:
         evaluate(new_network(), ENV, episodes)
 
 
-def test_an_evaluation_that_is_told_to_end_ends() -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_evaluation_that_is_told_to_end_ends(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr(evaluation, "TICK_SECONDS", 0.0)
     asked = iter([False, False, True])
     with pytest.raises(KeyboardInterrupt):
-        evaluate(new_network(), ENV, 1000, interrupted=lambda: next(asked))
+        evaluate(new_network(), ENV, 100_000, interrupted=lambda: next(asked), processes=processes)
+
+
+# In several processes
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_several_processes_give_the_score_of_one(greedy: bool) -> None:
+    """11 episodes by 5 copies, of which one process plays 3 and the other 2."""
+    one = evaluate(lively(), ENV, 11, greedy, seed=4, copies=5)
+    assert evaluate(lively(), ENV, 11, greedy, seed=4, copies=5, processes=2) == one and len(set(one.returns)) > 3
+
+
+def test_more_processes_than_copies_leave_some_idle() -> None:
+    assert evaluate(lively(), ENV, 2, processes=3) == evaluate(lively(), ENV, 2)
+
+
+def test_fault_03_an_environment_that_raises_in_a_process_is_reported() -> None:
+    with pytest.raises(ProcessError, match=r"(?s)^EnvError: .*NoSuchGame.*Traceback"):
+        evaluate(lively(), EnvConfig("NoSuchGame-v0"), 4, processes=2)
+
+
+def _stuck(job: int, tick: Any) -> int:
+    if job == 1:
+        time.sleep(60)
+    return job
+
+
+def _killed(job: int, tick: Any) -> int:
+    if job == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job
+
+
+def test_jobs_come_back_in_order() -> None:
+    assert in_processes(_squared, [3, 1, 2]) == [9, 1, 4]
+
+
+def _squared(job: int, tick: Any) -> int:
+    tick()
+    return job * job
+
+
+def test_fault_06_a_job_that_makes_no_progress_ends_the_wait() -> None:
+    began = time.monotonic()
+    with pytest.raises(ProcessError, match=r"1 of 2 jobs made no progress for 8 s"):
+        in_processes(_stuck, [0, 1], stall=8.0)
+    assert time.monotonic() - began < 30
+
+
+def test_fault_01_a_job_whose_process_is_killed_is_reported() -> None:
+    with pytest.raises(ProcessError, match=r"the process of job 1 died \(exit code -9\)"):
+        in_processes(_killed, [0, 1])
 
 
 # Through the trainer

@@ -66,7 +66,7 @@ class LocalActor:
     @torch.inference_mode()
     def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
         logits, _, self.state = self._network.act(torch.from_numpy(obs), self.state, torch.from_numpy(resets))
-        return sample(logits.numpy(), self._rng)
+        return sample(logits.numpy(), self._rng.random(len(obs)))
 
     @torch.inference_mode()
     def values(self, obs: Array, copies: Array) -> Array:
@@ -75,11 +75,11 @@ class LocalActor:
         return values.numpy()
 
 
-def sample(logits: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Actions [B] drawn from softmax(logits [B, A]) by inverse transform, and their log probabilities [B]."""
+def sample(logits: Array, draws: Array) -> tuple[Array, Array]:
+    """Actions [B] from softmax(logits [B, A]) by inverse transform of ``draws`` [B], uniform in [0, 1); and their log
+    probabilities [B]."""
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     edges = np.exp(log_p, dtype=np.float64).cumsum(-1)
-    draws = rng.random((len(logits), 1)) * edges[:, -1:]
-    actions = (edges <= draws).sum(-1)
+    actions = (edges <= draws[:, None] * edges[:, -1:]).sum(-1)
     return actions, np.take_along_axis(log_p, actions[:, None], -1)[:, 0]

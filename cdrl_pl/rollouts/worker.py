@@ -166,7 +166,8 @@ class Player:
             game.close()
 
 
-def _die_with_the_trainer() -> None:
+def die_with_the_trainer() -> None:
+    """Waits for the trainer's end, then ends this process."""
     parent = mp.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -177,7 +178,7 @@ def worker_main(config: WorkerConfig, connection: Connection) -> None:
     """The process: answers commands until told to close, or until the trainer is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
+    threading.Thread(target=die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
     torch.set_num_threads(1)
     try:
         player = Player(config)
