@@ -32,7 +32,7 @@ class ActionDistributions(pl.Callback):
     ) -> None:
         """Writes a line once ``every`` more decisions are in the log."""
         assert isinstance(pl_module, Collaboration)
-        logged = int(pl_module.latest.get("env_steps", 0))
+        logged = int(pl_module.journal.latest.get("env_steps", 0))
         if logged // self.every > self._last // self.every:
             self._write(trainer, pl_module)
             self._last = logged
@@ -40,12 +40,12 @@ class ActionDistributions(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what was logged since the last line."""
         assert isinstance(pl_module, Collaboration)
-        if int(pl_module.latest.get("env_steps", 0)) > self._last:
+        if int(pl_module.journal.latest.get("env_steps", 0)) > self._last:
             self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
         path = Path(trainer.log_dir or trainer.default_root_dir) / "action_distributions.jsonl"
-        line = {"env_steps": int(module.latest.get("env_steps", 0)), **distributions(module)}
+        line = {"env_steps": int(module.journal.latest.get("env_steps", 0)), **distributions(module)}
         if trainer.is_global_zero and len(line) > 1:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
@@ -73,8 +73,8 @@ def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
         sources[f"{config.name}/aligned"] = meanings[config.student]
     found: dict[str, dict[str, float]] = {}
     for source, names in sources.items():
-        if f"actions/{source}/0" in module.latest:
+        if f"actions/{source}/0" in module.journal.latest:
             found[source] = dict.fromkeys(names, 0.0)
             for i, name in enumerate(names):
-                found[source][name] = round(found[source][name] + module.latest[f"actions/{source}/{i}"], 4)
+                found[source][name] = round(found[source][name] + module.journal.latest[f"actions/{source}/{i}"], 4)
     return found

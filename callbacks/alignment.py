@@ -46,7 +46,7 @@ class StoredAlignment(pl.Callback):
                 "advice": config.advice,
                 "env_steps": pl_module.env_steps[config.student],
                 "T1": transfer.schedule.T1,
-                "alignment_kl": pl_module.latest.get(f"alignment_kl/{transfer.name}"),
+                "alignment_kl": pl_module.journal.latest.get(f"alignment_kl/{transfer.name}"),
             }
             path = root / transfer.name / "alignment.safetensors"
             meanings = (teacher.spec.action_meanings, student.spec.action_meanings)

@@ -57,7 +57,7 @@ class CertificatedTeacher(pl.Callback):
         learning = [name for name, agent in pl_module.agents.items() if agent.learns]
         if self.agent not in learning:
             raise ValueError(f"CertificatedTeacher.agent is {self.agent!r}; it must be one of {', '.join(learning)}")
-        if self.window > (held := pl_module.episodes[self.agent].maxlen or 0):
+        if self.window > (held := pl_module.journal.episodes[self.agent].maxlen or 0):
             raise ValueError(f"CertificatedTeacher.window is {self.window}; it must be at most model.window, {held}")
 
     @property
@@ -71,11 +71,11 @@ class CertificatedTeacher(pl.Callback):
     ) -> None:
         """Evaluates and stores the agent where the episodes that just ended bring it past the threshold."""
         assert isinstance(pl_module, Collaboration)
-        finished = pl_module.num_episodes[self.agent]
+        finished = pl_module.journal.num_episodes[self.agent]
         if finished == self._seen or self._needed is None:
             return
         self._seen = finished
-        recent = [e.ret for e in pl_module.episodes[self.agent]][-self.window :]
+        recent = [e.ret for e in pl_module.journal.episodes[self.agent]][-self.window :]
         if len(recent) == self.window and sum(recent) / self.window >= self._needed:
             self._certificate(trainer, pl_module, sum(recent) / self.window)
 

@@ -54,8 +54,8 @@ class Progress(pl.Callback):
             if now - self._drawn >= 1 / self.refresh:
                 self._drawn = now
                 self._live.update(render(pl_module), refresh=True)
-        elif pl_module.latest.get("env_steps", -1.0) != self._line and now - self._drawn >= 5.0:
-            self._drawn, self._line = now, pl_module.latest.get("env_steps", -1.0)
+        elif pl_module.journal.latest.get("env_steps", -1.0) != self._line and now - self._drawn >= 5.0:
+            self._drawn, self._line = now, pl_module.journal.latest.get("env_steps", -1.0)
             self._console.print(summary(pl_module), highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
@@ -74,12 +74,12 @@ class Progress(pl.Callback):
 
 def summary(module: Collaboration) -> str:
     """One line for logs."""
-    latest, done = module.latest, module.clock
+    latest, done = module.journal.latest, module.clock
     speed = latest.get("decisions_per_second", 0.0) / len(module.env_steps)
     left = (module.T_max - done) / speed if speed else float("inf")
     parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(left)}"]
     for name in module.env_steps:
-        mean = module.mean_return(name)
+        mean = module.journal.mean_return(name)
         parts.append(f"{name} return " + ("-" if mean is None else f"{mean:.2f}"))
     parts += [f"{name}: {what}" for name, what in module.phases().items()]
     return " | ".join(parts)
@@ -94,9 +94,9 @@ def clock(seconds: float) -> str:
 
 def render(module: Collaboration) -> Group:
     """The panel."""
-    latest = module.latest
+    latest = module.journal.latest
     table = Table(box=None, pad_edge=False)
-    mean = f"return (last {module.window})"
+    mean = f"return (last {module.journal.window})"
     for column in ("agent", mean, "length", "episodes", "policy loss", "value loss", "entropy", "lag"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name in module.env_steps:

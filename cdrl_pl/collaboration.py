@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,8 +20,8 @@ from cdrl_pl.envs import EnvConfig, is_atari, resolve
 from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
 from cdrl_pl.graph import Agent, AgentConfig, build_agent, check_graph
 from cdrl_pl.guidance import gradient_cosine, share, teacher_value
+from cdrl_pl.journal import Episodes, Journal
 from cdrl_pl.machine import evaluation_processes
-from cdrl_pl.meter import Meter
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
 from cdrl_pl.student import A3CLosses, Student
@@ -73,7 +71,7 @@ class Collaboration(pl.LightningModule):
         for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
             if value < 1:
                 raise ValueError(f"model.{option} is {value}; it must be 1 or more")
-        self.T_max, self.log_every, self.window = T_max, log_every, window
+        self.T_max = T_max
         self.reading = resolve_reading(preset, reading or ReadingOverrides())
         check_graph(agents, transfers, self.reading)
         self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
@@ -86,15 +84,9 @@ class Collaboration(pl.LightningModule):
         self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
         self.scores: dict[str, dict[str, Score]] = {}  # of validate and test: agent -> policy -> score
-        self.episodes: dict[str, deque[Episode]] = {name: deque(maxlen=window) for name in self.playing}
-        self.num_episodes: dict[str, int] = dict.fromkeys(self.playing, 0)
-        self._new_episodes: dict[str, list[Episode]] = {name: [] for name in self.playing}
-        self.latest: dict[str, float] = {}  # the last log line
-        self.meter = Meter()
+        self.journal = Journal(self.playing, log_every, window)
         self._optimizer_index: dict[str, int] = {}
         self._rates: list[float] = []
-        self._logged_at = 0  # T of the last log line
-        self._timed_at, self._timed_since = 0, time.perf_counter()  # from where the next line's speed counts
 
     def setup(self, stage: str) -> None:
         """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
@@ -132,11 +124,6 @@ class Collaboration(pl.LightningModule):
         """What each transfer is doing now, for people."""
         return {t.name: phase(t.schedule, self.env_steps[t.config.student]) for t in self.edges}
 
-    def mean_return(self, agent: str) -> float | None:
-        """Mean return of the last ``window`` finished episodes; None before the first."""
-        episodes = self.episodes[agent]
-        return sum(e.ret for e in episodes) / len(episodes) if episodes else None
-
     # Optimizers: all of them from the start, in a fixed order, so that resuming never mismatches them
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -169,7 +156,7 @@ class Collaboration(pl.LightningModule):
             self.manual_backward(loss)  # only some parameters have gradients, so ranks are averaged here, not by DDP
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.trainer.world_size > 1:
-            with self.meter.timed("time/synchronising"):  # waiting for the slowest rank included
+            with self.journal.meter.timed("time/synchronising"):  # waiting for the slowest rank included
                 flat = torch.cat([g.flatten() for g in gradients])
                 torch.distributed.all_reduce(flat)
                 flat /= self.trainer.world_size
@@ -179,9 +166,9 @@ class Collaboration(pl.LightningModule):
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        self.meter.add(f"grad_norm/{name}", norm)
+        self.journal.meter.add(f"grad_norm/{name}", norm)
         if not torch.isfinite(norm):
-            self.meter.count(f"skipped_steps/{name}")
+            self.journal.meter.count(f"skipped_steps/{name}")
             if scaler is None:
                 return  # else the scaler skips the step, and lowers its scale
         optimizer.step()
@@ -196,10 +183,10 @@ class Collaboration(pl.LightningModule):
             self.env_steps[name] += rollout.steps * rollout.copies * self.trainer.world_size
             for transfer in self.transfers_to(name):
                 transfer.follow(before, self.env_steps[name])
-            self._new_episodes[name] += rollout.episodes
-            self.meter.add(f"policy_lag/{name}", float(rollout.policy_lag))
+            self.journal.finished(name, rollout.episodes)
+            self.journal.meter.add(f"policy_lag/{name}", float(rollout.policy_lag))
         self.policy_version += 1
-        if self.clock // self.log_every > self._logged_at // self.log_every:
+        if self.journal.due(self.clock):
             self._log()
         if self.clock >= self.T_max:
             self._log()
@@ -209,9 +196,9 @@ class Collaboration(pl.LightningModule):
         agent = self.agents[name]
         advice: list[tuple[Transfer, Tensor]] = []
         for transfer in self.transfers_to(name):
-            transfer.advance(self.env_steps[name], self.mean_return(name))
+            transfer.advance(self.env_steps[name], self.journal.mean_return(name))
             if transfer.active:
-                with self.meter.timed("time/advice"):
+                with self.journal.meter.timed("time/advice"):
                     advice.append((transfer, transfer.advise(rollout)))
         batch_copies = agent.learner.batch_copies if isinstance(agent, Student) else None
         for copies in rollout.split(batch_copies):
@@ -219,12 +206,12 @@ class Collaboration(pl.LightningModule):
 
     def _update(self, name: str, agent: Agent, rollout: Rollout, advice: list[tuple[Transfer, Tensor]]) -> None:
         """One gradient step of every loss on some copies of a rollout; one forward pass serves all joint losses."""
-        add, steps = self.meter.add, rollout.steps
+        add, steps = self.journal.meter.add, rollout.steps
         total: Tensor | None = None
         a3c: A3CLosses | None = None
         weights = self.teacher_weights[name]
         share([t.guidance for t, _ in advice if t.distilling], weights)
-        with self.meter.timed("time/learning"):
+        with self.journal.meter.timed("time/learning"):
             output: PolicyOutput = agent(rollout)
             if isinstance(agent, Student) and agent.learner.reinforce:
                 a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit, self.env_steps[name])
@@ -237,7 +224,7 @@ class Collaboration(pl.LightningModule):
         for transfer, logits in advice:
             aligned = transfer.alignment(logits).detach() if self.reading.order == "distill_first" else None
             if transfer.aligning and transfer.alignment.trainable:
-                with self.meter.timed("time/alignment"):
+                with self.journal.meter.timed("time/alignment"):
                     self._align(transfer, output, logits)
             with torch.no_grad():
                 if aligned is None:
@@ -247,29 +234,29 @@ class Collaboration(pl.LightningModule):
                 value = teacher_value(
                     aligned / transfer.temperature, output.logits[:steps], rollout.actions, a3c.advantages
                 )
-                transfer.guidance.appraise(self._over_ranks(value), weights.memory, self.meter)
+                transfer.guidance.appraise(self._over_ranks(value), weights.memory, self.journal.meter)
             if transfer.distilling and isinstance(agent, Student):
                 if self.reading.distill_step == "separate":
                     separate.append((transfer, aligned))
                 else:
-                    with self.meter.timed("time/distillation"):
+                    with self.journal.meter.timed("time/distillation"):
                         loss = transfer.distillation_loss(output, aligned)
                     if a3c is not None and transfer.guidance.due():
-                        with self.meter.timed("time/alarm"):
+                        with self.journal.meter.timed("time/alarm"):
                             cosine = gradient_cosine(a3c.total, loss, list(agent.network.trunk.parameters()))
-                            transfer.guidance.judge(self._over_ranks(cosine), self.meter)
+                            transfer.guidance.judge(self._over_ranks(cosine), self.journal.meter)
                     weight = transfer.guidance.weight
                     add(f"distillation_weight/{transfer.name}", weight)
                     total = weight * loss + (0.0 if total is None else total)
         if isinstance(agent, Student):
             parameters = list(agent.network.parameters())
             if total is not None:
-                with self.meter.timed("time/learning"):
+                with self.journal.meter.timed("time/learning"):
                     own = agent.learner
                     rate = linear(own.lr, own.lr_end, own.lr_steps, self.env_steps[name])
                     self._step(f"student/{name}", total, parameters, own.max_grad_norm, rate)
             for transfer, aligned in separate:
-                with self.meter.timed("time/distillation"):
+                with self.journal.meter.timed("time/distillation"):
                     loss = transfer.distillation_loss(agent(rollout), aligned)
                     self._step(f"distill/{transfer.name}", loss, parameters, 40.0)
 
@@ -284,46 +271,28 @@ class Collaboration(pl.LightningModule):
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
         """Both KLs per step, measured alike whatever is trained and however reduced; and what the teacher says."""
-        steps, name = len(advice), transfer.name
+        steps, name, add = len(advice), transfer.name, self.journal.meter.add
         layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
-        self.meter.add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
-        self.meter.add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
-        self.meter.add(f"actions/{name}/teacher", losses.action_distribution(advice))
-        self.meter.add(f"actions/{name}/aligned", losses.action_distribution(aligned))
+        add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
+        add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
+        add(f"actions/{name}/teacher", losses.action_distribution(advice))
+        add(f"actions/{name}/aligned", losses.action_distribution(aligned))
         if transfer.known is not None:
-            self.meter.add(f"alignment_accuracy/{name}", accuracy(advice, aligned, transfer.known))
-            self.meter.add(f"alignment_accuracy/{name}/one_hot", one_hot_accuracy(transfer.alignment, transfer.known))
+            add(f"alignment_accuracy/{name}", accuracy(advice, aligned, transfer.known))
+            add(f"alignment_accuracy/{name}/one_hot", one_hot_accuracy(transfer.alignment, transfer.known))
 
     # Logs: with env_steps as the axis, every log_every decisions
 
     def _log(self) -> None:
-        if self.clock == self._logged_at:
-            return
-        now = time.perf_counter()
-        seconds = max(now - self._timed_since, 1e-9)
-        line: dict[str, float] = {"env_steps": self.clock}
-        for name, own in self._gather_episodes().items():
-            self.episodes[name].extend(own)
-            self.num_episodes[name] += len(own)
-            if (mean := self.mean_return(name)) is not None:
-                line[f"return/{name}"] = mean
-                line[f"length/{name}"] = sum(e.length for e in self.episodes[name]) / len(self.episodes[name])
-            line[f"episodes/{name}"] = self.num_episodes[name]
-        line["decisions_per_second"] = (self.clock - self._timed_at) * len(self.env_steps) / seconds
-        line["seconds"] = seconds
-        line.update(self.meter.flush())
         statistics: Callable[[], dict[str, float]] = getattr(
             getattr(self.trainer, "datamodule", None), "statistics", dict
         )
-        line.update(statistics())
-        self.latest = line
-        self._logged_at, self._timed_at, self._timed_since = self.clock, self.clock, now
-        for logger in self.loggers:
-            logger.log_metrics(line, step=self.clock)
+        if line := self.journal.line(self.clock, self._gather, statistics()):
+            for logger in self.loggers:
+                logger.log_metrics(line, step=self.clock)
 
-    def _gather_episodes(self) -> dict[str, list[Episode]]:
-        """The episodes finished since the last log line, over all ranks, so that every rank decides alike."""
-        own, self._new_episodes = self._new_episodes, {name: [] for name in self._new_episodes}
+    def _gather(self, own: Episodes) -> Episodes:
+        """The episodes of all ranks."""
         if self.trainer.world_size == 1:
             return own
         parts: list[Any] = [None] * self.trainer.world_size
@@ -334,7 +303,7 @@ class Collaboration(pl.LightningModule):
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
         for optimizer, rate in zip(self.trainer.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
-        self._timed_at, self._timed_since = self.clock, time.perf_counter()
+        self.journal.start(self.clock)
 
     # Evaluation of the frozen policies on fresh environments
 
@@ -392,11 +361,7 @@ class Collaboration(pl.LightningModule):
         checkpoint["collaboration"] = {
             "env_steps": dict(self.env_steps),
             "policy_version": self.policy_version,
-            "logged_at": self._logged_at,
-            "latest": dict(self.latest),
-            "episodes": {k: [list(e) for e in v] for k, v in self.episodes.items()},
-            "num_episodes": dict(self.num_episodes),
-            "new_episodes": {k: [list(e) for e in v] for k, v in self._new_episodes.items()},
+            "journal": self.journal.state_dict(),
             "memory": [dict(t.teacher.memory) for t in self.edges],
             "guidance": [t.guidance.state_dict() for t in self.edges],
         }
@@ -408,12 +373,8 @@ class Collaboration(pl.LightningModule):
             raise ValueError(
                 f"the checkpoint has the agents {', '.join(state['env_steps'])}, the config {', '.join(self.env_steps)}"
             )
-        self.env_steps = dict(state["env_steps"])
-        self._logged_at, self.latest = state["logged_at"], dict(state["latest"])
-        self.policy_version, self.num_episodes = state["policy_version"], dict(state["num_episodes"])
-        for name in self.env_steps:
-            self.episodes[name].extend(Episode(*e) for e in state["episodes"][name])
-            self._new_episodes[name] = [Episode(*e) for e in state["new_episodes"][name]]
+        self.env_steps, self.policy_version = dict(state["env_steps"]), state["policy_version"]
+        self.journal.load_state_dict(state["journal"])
         for transfer, memory in zip(self.edges, state["memory"], strict=True):
             transfer.teacher.memory = dict(memory)
         for transfer, guidance in zip(self.edges, state.get("guidance", ()), strict=False):  # none in old checkpoints

@@ -174,7 +174,7 @@ def test_a_weight_of_0_gives_the_gradients_of_no_transfer_bit_for_bit(layer: Any
         pair = [torch.zeros(()) if gradient is None else gradient for gradient in (one, other)]
         assert torch.equal(*torch.broadcast_tensors(*pair))
     assert not any(parts_changed(one, other, "_agents.beta.") for one, other in zip(*weights, strict=True))
-    assert idle.latest["distillation_kl/alpha-beta"] > 0
+    assert idle.journal.latest["distillation_kl/alpha-beta"] > 0
     assert parts_changed(weights[1][0], weights[1][-1], "transfers.0.alignment.")
 
 

@@ -233,7 +233,7 @@ def test_a_stored_teacher_teaches(tmp_path: Path) -> None:
     agents = {"alpha": AgentConfig(certificate=str(tmp_path / "teacher" / "beta")), "beta": agent()}
     module = graph(transfer(kind="identity"), agents=agents, T_max=10)
     fit(module, FixedData(random_batch(module)), tmp_path)
-    assert module.latest["distillation_kl/alpha-beta"] > 0
+    assert module.journal.latest["distillation_kl/alpha-beta"] > 0
 
 
 @pytest.mark.parametrize(
@@ -387,8 +387,8 @@ def in_the_middle() -> Collaboration:
     """A run at T = 3,000 of 12,000 with numbers that are easy to find."""
     module = graph(transfer(T1=1_000, T2=2_000), T_max=12_000)
     module.env_steps = {"alpha": 3_000, "beta": 3_000}
-    module.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
-    module.latest = {
+    module.journal.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
+    module.journal.latest = {
         "env_steps": 3_000,
         "decisions_per_second": 5.0,  # of both agents
         "return/beta": 15.75,
@@ -436,7 +436,7 @@ def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, 0.0, -0.0, 1e-12])
 def test_any_number_can_be_shown(value: float) -> None:
     module = in_the_middle()
-    module.latest["value_loss/beta"] = value
+    module.journal.latest["value_loss/beta"] = value
     assert "beta" in text_of(render(module))
 
 

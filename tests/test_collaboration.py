@@ -208,7 +208,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(tmp_path: Path) -> None:
     step_once(module, tmp_path)
     gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     assert_close(torch.cat(gradients).norm().item(), 0.01, rtol=1e-3, atol=0.0)
-    assert module.latest["grad_norm/student/beta"] > 0.1  # before the clip
+    assert module.journal.latest["grad_norm/student/beta"] > 0.1  # before the clip
 
 
 def test_several_teachers_have_an_f_each(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_student_that_only_distils_learns_its_teachers_policy(tmp_path: Path) 
 
     class Trace(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, root: Any, *_: Any) -> None:
-            found.append(root.latest["distillation_kl/alpha-beta"])
+            found.append(root.journal.latest["distillation_kl/alpha-beta"])
 
     fit(module, FixedData(*(random_batch(module, seed) for seed in range(4))), tmp_path, Trace())
     assert sum(found[:4]) / 4 > 0.5
@@ -335,13 +335,13 @@ def test_fault_26_skipped_steps_are_counted(tmp_path: Path) -> None:
     good = random_batch(module)
     bad = spoilt(good, float("nan"))
     fit(module, FixedData(good, bad, bad, good), tmp_path)
-    assert module.latest["skipped_steps/student/beta"] == 2
+    assert module.journal.latest["skipped_steps/student/beta"] == 2
 
 
 def test_steps_that_are_taken_are_not_counted_as_skipped(tmp_path: Path) -> None:
     module = graph(transfer())
     step_once(module, tmp_path)
-    assert not any(name.startswith("skipped_steps") and value for name, value in module.latest.items())
+    assert not any(name.startswith("skipped_steps") and value for name, value in module.journal.latest.items())
 
 
 # Clocks
@@ -405,15 +405,15 @@ def test_the_reported_return_is_the_mean_of_the_last_window(tmp_path: Path) -> N
         rollout = replace(random_rollout(), episodes=(Episode(float(ret), 4 + ret),))
         batches.append({"beta": rollout})
     fit(module, FixedData(*batches), tmp_path)
-    assert module.latest["return/beta"] == 3.0 and module.latest["length/beta"] == 7.0
-    assert module.latest["episodes/beta"] == 5
+    assert module.journal.latest["return/beta"] == 3.0 and module.journal.latest["length/beta"] == 7.0
+    assert module.journal.latest["episodes/beta"] == 5
 
 
 def test_there_is_no_return_before_the_first_episode(tmp_path: Path) -> None:
     module = graph(agents={"beta": agent()})
-    assert module.mean_return("beta") is None
+    assert module.journal.mean_return("beta") is None
     step_once(module, tmp_path, {"beta": replace(random_rollout(), episodes=())})
-    assert "return/beta" not in module.latest
+    assert "return/beta" not in module.journal.latest
 
 
 def test_a_line_is_logged_every_log_every_decisions_and_at_the_end(tmp_path: Path) -> None:

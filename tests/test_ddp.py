@@ -42,7 +42,7 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer, module):
         self.seen["env_steps"], self.seen["world_size"] = module.env_steps, trainer.world_size
-        self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.episodes.items()}
+        self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.journal.episodes.items()}
         switches = {type(c).__name__: c.switched for c in trainer.callbacks if hasattr(c, "switched")}
         self.seen["switched"] = switches
         self.seen["guidance"] = [transfer.guidance.state_dict() for transfer in module.edges]

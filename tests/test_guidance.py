@@ -57,7 +57,7 @@ class Lines(pl.Callback):
         self.lines: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        self.lines.append(dict(module.latest))
+        self.lines.append(dict(module.journal.latest))
 
     def of(self, name: str) -> list[float | None]:
         return [line.get(name) for line in self.lines]

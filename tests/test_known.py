@@ -37,7 +37,8 @@ def recover(folder: Path, target: AgentConfig, **options: Any) -> Collaboration:
 
 
 def scores(module: Collaboration) -> tuple[float, float]:
-    return module.latest[f"alignment_accuracy/{EDGE}"], module.latest[f"alignment_accuracy/{EDGE}/one_hot"]
+    latest = module.journal.latest
+    return latest[f"alignment_accuracy/{EDGE}"], latest[f"alignment_accuracy/{EDGE}/one_hot"]
 
 
 @pytest.fixture(scope="module")

@@ -46,10 +46,10 @@ def test_clipping_sees_unscaled_gradients_and_every_optimizer_steps(tmp_path: Pa
     plain, _, batch = one_step(tmp_path / "plain", None, None)
     scaled, trainer, _ = one_step(tmp_path / "scaled", batch, 2.0**10)
     assert isinstance(trainer.precision_plugin, HalfPrecision)
-    names = [name for name in plain.latest if name.startswith("grad_norm/")]
+    names = [name for name in plain.journal.latest if name.startswith("grad_norm/")]
     assert len(names) == 3  # two students and one alignment
     for name in names:
-        assert scaled.latest[name] == pytest.approx(plain.latest[name], rel=1e-4)
+        assert scaled.journal.latest[name] == pytest.approx(plain.journal.latest[name], rel=1e-4)
     before, after = copy_of(plain), copy_of(scaled)
     for name, value in before.items():
         assert_close(after[name], value, rtol=1e-4, atol=1e-5)
@@ -60,7 +60,7 @@ def test_a_gradient_that_overflows_steps_nothing_and_lowers_the_scale(tmp_path: 
     batch = {name: replace(rollout, rewards=1e6 * rollout.rewards.abs() + 1e6) for name, rollout in batch.items()}
     untouched = one_step(tmp_path / "kept", batch, 2.0**10)[0]
     module, trainer, _ = one_step(tmp_path / "over", batch, 2.0**127)
-    assert module.latest["skipped_steps/student/beta"] == 1
+    assert module.journal.latest["skipped_steps/student/beta"] == 1
     assert trainer.precision_plugin.scaler.get_scale() < 2.0**127
     pl.seed_everything(3)
     fresh = copy_of(graph(transfer(T1=0, T2=0), agents={"alpha": agent(), "beta": agent(max_grad_norm=0.5)}))

@@ -288,7 +288,7 @@ def test_distill_step_of_the_program_is_clipped_at_40(tmp_path: Path) -> None:
         network.trunk[1].weight.mul_(1e3)
     step_once(module, tmp_path)
     gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-    assert module.latest["grad_norm/distill/alpha-beta"] > 100
+    assert module.journal.latest["grad_norm/distill/alpha-beta"] > 100
     assert_close(torch.cat(gradients).norm().item(), 40.0, rtol=1e-3, atol=0.0)
 
 
@@ -362,7 +362,7 @@ def test_time_limit(tmp_path: Path, preset: str) -> None:
     value = student(rollout).values[0, 0].item()
     step_once(module, tmp_path, {"beta": rollout})
     ret = rollout.rewards.item() + (0.99 * 100 if preset == "paper" else 0.0)
-    assert module.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)
+    assert module.journal.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)
 
 
 # The presets, end to end

@@ -32,7 +32,7 @@ def check(module: Collaboration, recorder: Recorder) -> None:
     assert recorder.changed_at("transfers.0.alignment.") == [0, 10]
     assert recorder.changed_at("_agents.beta.network.distill_head.") == [0, 10]
     assert all(torch.isfinite(v).all() for v in recorder.weights[-1].values())
-    assert module.latest["distillation_kl/alpha-beta"] >= 0
+    assert module.journal.latest["distillation_kl/alpha-beta"] >= 0
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(a, b) for o in OTHERS for a, b in (("Pong-2017", o), (o, "Pong-2017"))])

@@ -236,7 +236,7 @@ def test_returns_are_the_games_own_where_the_learner_clips(tmp_path: Path) -> No
     config = AgentConfig(toy("Counting"), NetworkConfig("mlp", depth=1, hidden=4, lstm=0), learner)
     module = graph(agents={"toy": config}, T_max=60)
     fit(module, played(), tmp_path)
-    assert max(e.ret / e.length for e in module.episodes["toy"]) > 3
+    assert max(e.ret / e.length for e in module.journal.episodes["toy"]) > 3
 
 
 # Which parameters
