@@ -64,7 +64,7 @@ def measure(axis: str, value: int, decisions: int) -> dict[str, float]:
         folder = Path(name)
         random_teacher(folder / "teacher")
         run = config(axis, value, folder / "teacher")
-        figures = training(run, folder, decisions // (value if axis == "agents" else 1))
+        figures = training(run, folder, decisions)
         (metrics,) = folder.glob("version_*/metrics.csv")
         with metrics.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -81,7 +81,7 @@ def main() -> None:
     """Measures, writes ``scaling.json`` and ``scaling.png``, prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--decisions", type=int, default=60_000, help="decisions of each point")
+    parser.add_argument("--decisions", type=int, default=60_000, help="decisions of each agent at each point")
     parser.add_argument("--axis", nargs="*", choices=list(AXES), default=list(AXES))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
