@@ -101,9 +101,9 @@ def main() -> None:
             path.write_text(json.dumps(points, indent=1))
     figure, axes = plt.subplots(1, len(points), figsize=(3.2 * len(points), 3), sharey=True, squeeze=False)
     for ax, (axis, line) in zip(axes[0], points.items(), strict=True):
-        ax.plot([int(v) for v in line], [p["decisions_per_s"] for p in line.values()], "o-")
+        ax.plot(list(line), [p["decisions_per_s"] for p in line.values()], "o-")
         ax.set_xlabel({"copies": "copies per worker"}.get(axis, axis))
-        ax.set_ylim(0)
+        ax.set_ylim(0, 1.1 * max(p["decisions_per_s"] for line in points.values() for p in line.values()))
         ax.grid(alpha=0.3)
     axes[0][0].set_ylabel("decisions/s")
     figure.tight_layout()
