@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,9 +40,11 @@ def make_pool() -> Iterator[Callable[..., Pool]]:
         network: NetworkConfig = SMALL,
         seed: int = 0,
         interrupted: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> Pool:
-        pools.append(Pool("toy", env, spec, network, PoolConfig(**{**POOL, **options}), (seed,), interrupted))
+        config = PoolConfig(**{**POOL, **options})
+        pools.append(Pool("toy", env, spec, network, config, (seed,), interrupted, clock))
         return pools[-1]
 
     yield make

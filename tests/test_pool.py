@@ -502,6 +502,38 @@ def test_fault_06_workers_that_hang_end_the_run_within_the_stall_timeout(
     assert time.monotonic() - began < 20
 
 
+def test_fault_06_a_worker_that_hangs_is_replaced_while_its_peer_plays(
+    make_pool: MakePool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not before its peer has finished 20 rollouts, nor before 15 s by the pool's clock; the stream never stops."""
+    now = [0.0]
+    env = toy("Hanging", marker=str(tmp_path / "hung"))
+    pool = started(make_pool(env, workers=2, copies=1, hang_rollouts=20, clock=lambda: now[0]))
+    played = take(pool, 100)
+    while len({rollout.worker for rollout in played[-40:]}) > 1:  # until both have started, and one hangs
+        played += take(pool, 40)
+    hung = 1 - played[-1].worker
+    assert pool.restarts == 0  # far behind, but by the clock no time has passed
+    now[0] = 15.1
+    played = take(pool, 3)
+    while pool.restarts == 0 or played[-1].worker != hung:
+        assert len(played) < 50_000
+        played += take(pool, 1)
+    assert pool.restarts == 1
+    assert f"worker {hung} of toy has finished nothing for 15 s" in caplog.text
+
+
+def test_fault_08_a_worker_that_is_slow_is_not_taken_for_hung(make_pool: MakePool, tmp_path: Path) -> None:
+    """The control of the test above: time passes, but the peer is not far enough ahead."""
+    now = [0.0]
+    env = toy("Hanging", marker=str(tmp_path / "hung"))
+    pool = started(make_pool(env, workers=2, copies=1, hang_rollouts=10**6, clock=lambda: now[0]))
+    for _ in range(300):
+        now[0] += 100.0
+        pool.next()
+    assert pool.restarts == 0
+
+
 def test_fault_10_a_run_that_is_told_to_end_stops_waiting(make_pool: MakePool) -> None:
     told: list[bool] = []
     pool = started(make_pool(toy("Hanging"), interrupted=lambda: bool(told)))
@@ -648,6 +680,7 @@ def test_workers_may_be_spawned(make_pool: MakePool) -> None:
         ({"steps": -1}, "pool.steps is -1"),
         ({"queue": 0}, "pool.queue is 0"),
         ({"max_restarts": 0}, "pool.max_restarts is 0"),
+        ({"hang_rollouts": 0}, "pool.hang_rollouts is 0"),
         ({"stall_timeout": 0.0}, "pool.stall_timeout is 0.0"),
         ({"start_method": "fork"}, "pool.start_method is 'fork'"),
         ({"concatenate": True, "deterministic": True}, "cannot be used with pool.deterministic"),

@@ -74,6 +74,16 @@ class RaisingEnv(CountingEnv):
         return super().step(action)
 
 
+def first(marker: str) -> bool:
+    """Whether nobody made the marker file before; always, where there is none."""
+    try:
+        if marker:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
 class KillingEnv(CountingEnv):
     """SIGKILLs its process after ``at`` steps: once, by whoever makes the marker file first, or always (no marker)."""
 
@@ -82,28 +92,23 @@ class KillingEnv(CountingEnv):
         self.marker, self.at = marker, at
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        if self.total == self.at and self._first():
+        if self.total == self.at and first(self.marker):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 
-    def _first(self) -> bool:
-        try:
-            if self.marker:
-                os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
-
 
 class HangingEnv(CountingEnv):
-    """Hangs for good in its third step, after writing its process id to the named pipe, where there is one."""
+    """Hangs for good in its third step, after writing its process id to the named pipe, where there is one.
 
-    def __init__(self, pipe: str = "") -> None:
+    It hangs always, or once: by whoever makes the marker file first.
+    """
+
+    def __init__(self, pipe: str = "", marker: str = "") -> None:
         super().__init__()
-        self.pipe = pipe
+        self.pipe, self.marker = pipe, marker
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        if self.total == 2:
+        if self.total == 2 and first(self.marker):
             if self.pipe:
                 with open(self.pipe, "w") as pipe:
                     pipe.write(f"{os.getpid()}\n")

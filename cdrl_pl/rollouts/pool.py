@@ -46,6 +46,8 @@ class PoolConfig:
         bf16: act with trunk and memory in bfloat16; null: where the trainer's precision is bf16 and the CPU is fast
             at it.
         stall_timeout: seconds without any rollout after which the run ends with an error.
+        hang_rollouts: rollouts that each of the other workers may finish while one finishes none; a worker that falls
+            further behind, and has been silent for a quarter of ``stall_timeout``, is taken for hung and replaced.
         max_restarts: times in a row that a worker may die without finishing a rollout.
         start_method: forkserver or spawn.
     """
@@ -58,11 +60,12 @@ class PoolConfig:
     concatenate: bool = False
     bf16: bool | None = None
     stall_timeout: float = 120.0
+    hang_rollouts: int = 50
     max_restarts: int = 3
     start_method: str = "forkserver"
 
     def __post_init__(self) -> None:
-        for name in ("workers", "copies", "steps", "queue", "max_restarts"):
+        for name in ("workers", "copies", "steps", "queue", "hang_rollouts", "max_restarts"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"pool.{name} is {value}; it must be 1 or more")
         if self.stall_timeout <= 0:
@@ -82,6 +85,9 @@ class _Worker:
     generation: int = 0
     restarts: int = 0  # since its last rollout
     rollouts: int = 0
+    ready: bool = False  # its games are made
+    heard: float = 0.0  # the clock when it last answered
+    behind: int = 0  # rollouts of its peers since then, while it owed one
     seed: tuple[int, ...] = ()
 
 
@@ -106,8 +112,10 @@ class Pool:
         config: PoolConfig,
         seed: tuple[int, ...],
         interrupted: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.config, self._seed, self._interrupted = name, config, seed, interrupted
+        self._clock = clock
         self._count = config.workers or workers_per_agent(1, 1)
         self._context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
@@ -243,6 +251,7 @@ class Pool:
                 f"worker {worker.index} of {self.name} (seed {worker.seed}) raised {failure.kind}: {failure.text}\n"
                 f"{failure.traceback}"
             )
+        worker.ready, worker.heard, worker.behind = True, self._clock(), 0
         if reply is Reply.ROLLOUT:
             worker.owed.discard(content.slot)
             worker.restarts = 0
@@ -250,8 +259,23 @@ class Pool:
             self._ready.append((worker.index, content._replace(generation=worker.generation)))
             self.worker_waited += content.wait_seconds
             self.worker_played += content.play_seconds
+            for other in self._workers:
+                if other is not worker and other.ready and other.owed:
+                    self._pass_by(other)
         elif reply is Reply.SNAPSHOT:
             self._snapshots[worker.index] = content
+
+    def _pass_by(self, worker: _Worker) -> None:
+        """A peer has finished a rollout before this worker: one that stays behind for too long is taken for hung."""
+        worker.behind += 1
+        silent = self._clock() - worker.heard
+        if worker.behind > self.config.hang_rollouts * (self._count - 1) and silent > self.config.stall_timeout / 4:
+            log.warning(
+                "worker %d of %s has finished nothing for %.0f s, while others finished %d rollouts; taken for hung",
+                worker.index, self.name, silent, worker.behind,
+            )  # fmt: skip
+            worker.behind = 0
+            worker.process.kill()  # the next wait finds it dead, and replaces it
 
     def _receive_until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + self.config.stall_timeout
