@@ -35,6 +35,16 @@ def test_the_learner_takes_the_cores_that_workers_leave(
     assert machine.learner_threads(workers, ranks) == wanted
 
 
+@pytest.mark.parametrize(
+    ("cores", "episodes", "wanted"), [(2, 100, 2), (2, 15, 1), (1, 100, 1), (16, 100, 12), (16, 8, 1), (4, 1, 1)]
+)
+def test_evaluations_take_the_cores_but_not_for_a_few_episodes(
+    monkeypatch: pytest.MonkeyPatch, cores: int, episodes: int, wanted: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert machine.evaluation_processes(episodes) == wanted
+
+
 @pytest.mark.parametrize(("native", "wanted"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bf16_is_for_cpus_that_have_it(monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
