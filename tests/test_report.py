@@ -331,6 +331,22 @@ def test_the_command_takes_plain_runs(experiment: Path, tmp_path: Path) -> None:
     assert "No final policy has been scored yet" in text and "(2 of 2)" in text
 
 
+def test_runs_of_different_tasks_are_not_compared(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (experiment / f"{arm}/seed-1/version_0" for arm in ("alone", "taught"))
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("ALE/Bowling-v5", "ALE/Pong-v5"))
+    with pytest.raises(SystemExit):
+        command.main([f"x={one}", f"y={other}"])
+    assert "taught/seed-1/version_0 plays ALE/Pong-v5 and " in (said := capsys.readouterr().err)
+    assert "plays ALE/Bowling-v5; returns of different tasks are not compared" in said
+    metrics = other / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("return/b", "return/c"))
+    with pytest.raises(SystemExit):
+        command.main([f"x={one}", f"y={other}"])
+    assert "taught/seed-1/version_0 has no agent 'b', by which " in (said := capsys.readouterr().err)
+    assert "is measured; it has c" in said
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

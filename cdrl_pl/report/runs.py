@@ -219,7 +219,7 @@ def read_plain(
     """Runs that no experiment started: those of one label form an arm.
 
     Raises:
-        ReportError: the agent or the baseline is none of those there.
+        ReportError: the agent or the baseline is none of those there; runs of different tasks.
     """
     folders: dict[str, list[Path]] = {}
     for label, path in labelled:
@@ -237,6 +237,8 @@ def read_plain(
         raise ReportError(f"--baseline is {base!r}; it must be one of {', '.join(folders)}")
     for arm in arms:
         _refuse_mixture(arm.name, arm.runs)
+        for run in arm.runs:
+            _refuse_another_task(run, first, chosen)
     env = task(first, chosen)
     longest = max(run.env_steps for arm in arms for run in arm.runs)
     name = ", ".join(folders)
@@ -252,6 +254,21 @@ def _refuse_mixture(arm: str, runs: Sequence[RunData]) -> None:
                 f"arm {arm}: {run.folder.path} and {signed[0].folder.path} differ in {', '.join(why)}; "
                 "results of different code, configs or versions are not put in one arm"
             )
+
+
+def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
+    agents = sorted({name.partition("/")[2] for name in run.metrics if name.startswith(("episodes/", "return/"))})
+    if agent not in agents:
+        raise ReportError(
+            f"{run.folder.path} has no agent {agent!r}, by which {first.folder.path} is measured; it has "
+            f"{', '.join(agents) or 'none'}"
+        )
+    mine, theirs = (task(r, agent).get("id") for r in (run, first))
+    if mine and theirs and mine != theirs:
+        raise ReportError(
+            f"{run.folder.path} plays {mine} and {first.folder.path} plays {theirs}; returns of different tasks are not "
+            "compared"
+        )
 
 
 def task(run: RunData, agent: str) -> dict[str, Any]:
