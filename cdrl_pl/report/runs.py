@@ -266,8 +266,8 @@ def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
     mine, theirs = (task(r, agent).get("id") for r in (run, first))
     if mine and theirs and mine != theirs:
         raise ReportError(
-            f"{run.folder.path} plays {mine} and {first.folder.path} plays {theirs}; returns of different tasks are not "
-            "compared"
+            f"{run.folder.path} plays {mine} and {first.folder.path} plays {theirs}; returns of different tasks are "
+            "not compared"
         )
 
 
