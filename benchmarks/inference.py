@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
@@ -115,9 +116,10 @@ def measure(beside: bool, workers: int, copies: int, rollouts: int, bf16: bool) 
     spec = describe(ENV)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions)
     slots = Slots(context, rollout_schema(spec, network.state_size, STEPS, copies), workers)
-    weights = SharedWeights(context, {k: tuple(p.shape) for k, p in network.named_parameters()})
-    for name, view in weights.views().items():
-        view[...] = dict(network.named_parameters())[name].detach().numpy()
+    parameters = parameters_to_vector(network.parameters()).detach()
+    weights = SharedWeights(context, parameters.numel())
+    with weights.writing(0) as flat:
+        flat[:] = parameters.numpy()
     boards = Slots(context, board_schema(spec.obs_shape, spec.num_actions, network.state_size, copies), workers)
     pairs = [context.Pipe() for _ in range(workers)]
     channels = [context.Pipe() for _ in range(workers)]

@@ -145,7 +145,10 @@ class Collaboration(pl.LightningModule):
     def _step(
         self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float, rate: float | None = None
     ) -> None:
-        """Backward, mean over ranks, clip, step. A gradient that is not finite steps nothing, and is counted."""
+        """Backward, mean over ranks, clip, step. A gradient that is not finite steps nothing, and is counted.
+
+        Nothing here waits for a GPU: whether the step is taken is decided on the device that takes it.
+        """
         optimizers = self.optimizers()
         optimizer = optimizers[self._optimizer_index[name]] if isinstance(optimizers, list) else optimizers
         if rate is not None:
@@ -166,11 +169,11 @@ class Collaboration(pl.LightningModule):
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        skipped = (~torch.isfinite(norm)).float()
         self.journal.meter.add(f"grad_norm/{name}", norm)
-        if not torch.isfinite(norm):
-            self.journal.meter.count(f"skipped_steps/{name}")
-            if scaler is None:
-                return  # else the scaler skips the step, and lowers its scale
+        self.journal.meter.count(f"skipped_steps/{name}", skipped)
+        if scaler is None:  # else the scaler sets this, and lowers its scale
+            optimizer.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # read by the fused Adam
         optimizer.step()
 
     # Learning

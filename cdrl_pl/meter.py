@@ -16,13 +16,13 @@ class Meter:
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = defaultdict(list)
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, Tensor | float] = defaultdict(float)
 
     def add(self, name: str, value: Tensor | float) -> None:
         """One more value of ``name``."""
         self._values[name].append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
 
-    def count(self, name: str, number: float = 1.0) -> None:
+    def count(self, name: str, number: Tensor | float = 1.0) -> None:
         """Adds to a sum."""
         self._sums[name] += number
 
@@ -42,7 +42,7 @@ class Meter:
                 result[name] = mean.item()
             else:
                 result.update({f"{name}/{i}": x for i, x in enumerate(mean.tolist())})
-        result.update(self._sums)
+        result.update({name: float(total) for name, total in self._sums.items()})
         self._values.clear()
         self._sums.clear()
         return result

@@ -138,16 +138,18 @@ class PolicyNetwork(nn.Module):
         return features
 
     def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
-        """obs [T, B, *obs], state [B, S], resets [T, B] -> features after the memory [T, B, D], state [B, S]."""
+        """obs [T, B, *obs], state [B, S], resets [T, B] (on the host) -> features [T, B, D] after the memory, state."""
         steps, copies = resets.shape
         hidden = self._see(obs.flatten(0, 1)).view(steps, copies, -1)
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
-        cuts = [0, *(t for t, any_reset in enumerate(resets.any(1).tolist()) if any_reset and t), steps]
+        begins = resets.any(1).tolist()
+        cuts = [0, *(t for t in range(1, steps) if begins[t]), steps]
         outputs = []
         for start, end in pairwise(cuts):  # one LSTM call between resets, not one per step
-            state = state.masked_fill(resets[start].unsqueeze(-1), 0.0)
+            if begins[start]:
+                state = state.masked_fill(resets[start].to(state.device).unsqueeze(-1), 0.0)
             h, c = state[:, :width].contiguous().unsqueeze(0), state[:, width:].contiguous().unsqueeze(0)
             output, (h, c) = self.lstm(hidden[start:end], (h, c))
             outputs.append(output.float())
@@ -158,7 +160,8 @@ class PolicyNetwork(nn.Module):
         """Every head over a rollout.
 
         Args:
-            obs: [T, B, *observation] uint8 (scaled by 1/255 here) or float32. state: [B, S]. resets: [T, B] bool.
+            obs: [T, B, *observation] uint8 (scaled by 1/255 here) or float32. state: [B, S]. resets: [T, B] bool,
+                on the host.
         """
         hidden, state = self.features(obs, state, resets)
         with torch.autocast(hidden.device.type, enabled=False):  # heads in fp32: bf16 logits are too coarse to sample

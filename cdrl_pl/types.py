@@ -35,7 +35,7 @@ class Rollout:
     """
 
     obs: Tensor  # [T+1, B, *observation] uint8 (images, channels first) or float32 (vectors)
-    resets: Tensor  # [T+1, B] bool: this observation is the first of an episode
+    resets: Tensor  # [T+1, B] bool, always on the host: this observation is the first of an episode
     actions: Tensor  # [T, B] int64
     rewards: Tensor  # [T, B] float32, the game's own
     terminated: Tensor  # [T, B] bool
@@ -63,8 +63,11 @@ class Rollout:
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
     def to(self, *args: Any, **kwargs: Any) -> Rollout:
-        """The same rollout with every tensor moved, as ``Tensor.to``."""
-        return replace(self, **{k: v.to(*args, **kwargs) for k, v in self.tensors().items()})
+        """The same rollout with every tensor moved, as ``Tensor.to``, but for ``resets``.
+
+        Those decide at which rows the memory is cut: read from a GPU, they would make every forward pass wait for it.
+        """
+        return replace(self, **{k: v.to(*args, **kwargs) for k, v in self.tensors().items() if k != "resets"})
 
     def select(self, copies: slice) -> Rollout:
         """The given copies only (a view)."""

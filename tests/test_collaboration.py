@@ -308,7 +308,7 @@ def test_fault_26_a_poisoned_weight_spreads_no_further(tmp_path: Path) -> None:
     before = copy_of(module)
     fit(module, FixedData(random_batch(module)), tmp_path, seen)
     assert all(torch.equal(v.nan_to_num(7.0), before[k].nan_to_num(7.0)) for k, v in seen.weights[-1].items())
-    assert seen.moments == [[], []]
+    assert seen.moments[-1] and not any(moment.any() for moment in seen.moments[-1])
 
 
 def test_fault_26_a_teacher_that_gives_nan_trains_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 from torch.testing import assert_close
 from toy_envs import COUNTING_SPEC, SMALL, CountingEnv, make_network, toy
 
@@ -222,14 +223,12 @@ def test_fault_25_a_reward_that_is_not_finite_ends_the_run(make_pool: MakePool) 
 
 
 def shared_weights(network: PolicyNetwork) -> SharedWeights:
-    return SharedWeights(CONTEXT, {name: tuple(p.shape) for name, p in network.named_parameters()})
+    return SharedWeights(CONTEXT, sum(p.numel() for p in network.parameters()))
 
 
 def write(weights: SharedWeights, network: PolicyNetwork, version: int) -> None:
-    weights.begin_write()
-    for name, parameter in network.named_parameters():
-        weights.views()[name][...] = parameter.detach().numpy()
-    weights.end_write(version)
+    with weights.writing(version) as flat:
+        flat[:] = parameters_to_vector(network.parameters()).detach().numpy()
 
 
 def test_rollouts_record_the_version_that_played_them(make_pool: MakePool) -> None:
@@ -277,13 +276,12 @@ def test_an_actor_under_bf16_decides_nearly_the_same() -> None:
 
 def test_weights_are_not_read_while_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedWeights, "PATIENCE", 0.05)
-    weights = SharedWeights(CONTEXT, {"a": (2, 3), "b": (4,)})
+    weights = SharedWeights(CONTEXT, 10)
     out = np.zeros(10, np.float32)
-    weights.begin_write()
-    weights.views()["b"][...] = 1.0
-    with pytest.raises(RuntimeError, match="kept changing"):
-        weights.read(out)
-    weights.end_write(5)
+    with weights.writing(5) as flat:
+        flat[6:] = 1.0
+        with pytest.raises(RuntimeError, match="kept changing"):
+            weights.read(out)
     assert weights.read(out) == 5
     np.testing.assert_array_equal(out, [0] * 6 + [1] * 4)
 

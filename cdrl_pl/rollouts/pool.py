@@ -124,8 +124,7 @@ class Pool:
         schema = rollout_schema(spec, template.state_size, config.steps, config.copies)
         self._queue = 1 if config.deterministic else config.queue
         self._slots = Slots(self._context, schema, self._count * self._queue)
-        self._weights = SharedWeights(self._context, {k: tuple(p.shape) for k, p in template.named_parameters()})
-        self._weight_views = {k: torch.from_numpy(v) for k, v in self._weights.views().items()}
+        self._weights = SharedWeights(self._context, sum(p.numel() for p in template.parameters()))
         self._worker_config = WorkerConfig(
             name, env, spec, network, config.steps, config.copies, bool(config.bf16), seed, self._slots, self._weights
         )
@@ -335,11 +334,10 @@ class Pool:
 
     def publish(self, network: PolicyNetwork, version: int) -> None:
         """Gives the workers new weights, which they take at their next rollout."""
-        self._weights.begin_write()
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                self._weight_views[name].copy_(parameter)
-        self._weights.end_write(version)
+        parameters = torch.cat([p.detach().flatten() for p in network.parameters()])
+        flat = parameters.to("cpu", torch.float32)  # one transfer from a GPU, not one per parameter
+        with self._weights.writing(version) as shared:
+            shared[:] = flat.numpy()
         self.version = version
 
     # Checkpoints

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -71,27 +72,16 @@ class SharedWeights:
 
     PATIENCE = 30.0  # seconds
 
-    def __init__(self, context: BaseContext, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = dict(shapes)
-        self._raw = context.RawArray("f", sum(math.prod(s) for s in self.shapes.values()))
+    def __init__(self, context: BaseContext, count: int) -> None:
+        self._raw = context.RawArray("f", count)
         self._clock = context.RawArray("q", 2)  # sequence, policy version
         self._clock[1] = -1  # nothing was written yet
 
-    def views(self) -> dict[str, Array]:
-        """The weights by name, in place."""
-        offset, views = 0, {}
-        for name, shape in self.shapes.items():
-            count = math.prod(shape)
-            views[name] = np.frombuffer(self._raw, np.float32, count, 4 * offset).reshape(shape)
-            offset += count
-        return views
-
-    def begin_write(self) -> None:
-        """To be called before the views are written."""
+    @contextmanager
+    def writing(self, version: int) -> Iterator[Array]:
+        """All weights as one flat array, to be overwritten inside; who reads meanwhile waits, then gets ``version``."""
         self._clock[0] += 1
-
-    def end_write(self, version: int) -> None:
-        """To be called after the views were written."""
+        yield np.frombuffer(self._raw, np.float32)
         self._clock[1] = version
         self._clock[0] += 1
 
