@@ -142,6 +142,15 @@ class Collaboration(pl.LightningModule):
         self._rates = [optimizer.param_groups[0]["lr"] for optimizer in made.values()]
         return list(made.values())
 
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Under 16-mixed, what keeps small gradients above fp16's smallest number."""
+        scaler: torch.amp.GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
     def _step(
         self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float, rate: float | None = None
     ) -> None:
@@ -165,7 +174,7 @@ class Collaboration(pl.LightningModule):
                 flat /= self.trainer.world_size
                 for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                     gradient.copy_(part.view_as(gradient))
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = self._scaler
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
@@ -246,7 +255,8 @@ class Collaboration(pl.LightningModule):
                         loss = transfer.distillation_loss(output, aligned)
                     if a3c is not None and transfer.guidance.due():
                         with self.journal.meter.timed("time/alarm"):
-                            cosine = gradient_cosine(a3c.total, loss, list(agent.network.trunk.parameters()))
+                            trunk = list(agent.network.trunk.parameters())
+                            cosine = gradient_cosine(self._scaled(a3c.total), self._scaled(loss), trunk)
                             transfer.guidance.judge(self._over_ranks(cosine), self.journal.meter)
                     weight = transfer.guidance.weight
                     add(f"distillation_weight/{transfer.name}", weight)

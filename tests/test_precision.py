@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from graphs import FixedData, agent, copy_of, graph, make_trainer, random_batch, switches, transfer
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
 from torch.testing import assert_close
 
+from cdrl_pl import collaboration
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.guidance import AlarmConfig, gradient_cosine
 from cdrl_pl.types import Rollout
 
 
@@ -27,11 +31,11 @@ class HalfPrecision(MixedPrecision):
 
 
 def one_step(
-    folder: Path, batch: dict[str, Rollout] | None, scale: float | None
+    folder: Path, batch: dict[str, Rollout] | None, scale: float | None, **options: Any
 ) -> tuple[Collaboration, pl.Trainer, dict[str, Rollout]]:
     """One training step of a student with a teacher; its weights are those of the seed."""
     pl.seed_everything(3)
-    module = graph(transfer(T1=0, T2=0), agents={"alpha": agent(), "beta": agent(max_grad_norm=0.5)})
+    module = graph(transfer(T1=0, T2=0, **options), agents={"alpha": agent(), "beta": agent(max_grad_norm=0.5)})
     batch = batch or random_batch(module)
     rollout = batch["beta"]
     module.T_max = rollout.steps * rollout.copies
@@ -67,3 +71,20 @@ def test_a_gradient_that_overflows_steps_nothing_and_lowers_the_scale(tmp_path: 
     student = [k for k in fresh if k.startswith("_agents.beta.")]
     assert all(torch.equal(module.state_dict()[k], fresh[k]) for k in student)
     assert not all(torch.equal(untouched.state_dict()[k], fresh[k]) for k in student)  # the control
+
+
+def test_the_alarm_compares_scaled_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unscaled, they could vanish in fp16; the cosine is the same."""
+    seen: dict[str, list[float]] = {}
+    measured: dict[str, float] = {}
+    for name, scale in (("plain", None), ("scaled", 2.0**10)):
+
+        def note(one: Tensor, other: Tensor, parameters: list[Tensor], name: str = name) -> Tensor:
+            seen[name] = [one.item(), other.item()]
+            return gradient_cosine(one, other, parameters)
+
+        monkeypatch.setattr(collaboration, "gradient_cosine", note)
+        module = one_step(tmp_path / name, None, scale, alarm=AlarmConfig(every=1))[0]
+        measured[name] = module.journal.latest["gradient_cosine/alpha-beta"]
+    assert seen["scaled"] == pytest.approx([2.0**10 * loss for loss in seen["plain"]], rel=1e-4)
+    assert measured["scaled"] == pytest.approx(measured["plain"], abs=1e-4)
