@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.files import write_whole
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, wherever the run is killed or the disk is full.
+
+    Lightning's own are staged in the system's temporary folder, and copied where that is on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Makes the folder.
+
+        Raises:
+            OSError: it cannot be written; names the file. What was there before is untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), buffer.getbuffer())
 
 
 class EnvStepsCheckpoint(pl.Callback):
@@ -29,6 +51,8 @@ class EnvStepsCheckpoint(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Moves itself to the end, so that what the others did after a batch is in the checkpoint taken after it."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
         trainer.callbacks = [c for c in trainer.callbacks if c is not self] + [self]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,10 +86,10 @@ class EnvStepsCheckpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer, module: Collaboration) -> None:
         folder = trainer.log_dir or trainer.default_root_dir
         path = Path(folder) / "checkpoints" / f"env_steps={module.clock}.ckpt"
-        self._last = module.clock
         own = [p for p in self.saved if Path(p).parent == path.parent]  # not those of the run that this one resumed
         self.saved = [p for p in own if p != str(path)] + [str(path)]
         trainer.save_checkpoint(path)
+        self._last = module.clock
         while len(self.saved) > self.keep:
             old = self.saved.pop(0)
             if trainer.is_global_zero:

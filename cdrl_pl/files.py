@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Replaces ``path`` by a file with this content; after a crash at any point the old or the new one is there.
 
     Raises:
-        OSError: it cannot be written; the old file is then untouched.
+        OSError: it cannot be written; names ``path``. The old file is then untouched.
     """
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

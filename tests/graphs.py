@@ -67,6 +67,13 @@ def spread(network: PolicyNetwork, seed: int = 0) -> PolicyNetwork:
     return network
 
 
+def alone(**options: Any) -> Collaboration:
+    """One agent that learns by itself."""
+    module = graph(agents={"beta": agent()}, **options)
+    spread(module.agents["beta"].network)
+    return module
+
+
 def new_network(seed: int = 0, actions: int = 2, config: NetworkConfig = TINY) -> PolicyNetwork:
     """A CartPole network with pronounced logits."""
     torch.manual_seed(seed)

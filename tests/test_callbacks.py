@@ -15,13 +15,13 @@ from graphs import (
     SCORE,
     FixedData,
     agent,
+    alone,
     copy_of,
     fit,
     graph,
     new_network,
     random_batch,
     random_rollout,
-    spread,
     store,
     transfer,
 )
@@ -49,13 +49,6 @@ from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.types import Episode, Rollout
 
 Batch = dict[str, Rollout]
-
-
-def alone(**options: Any) -> Collaboration:
-    """One agent that learns by itself."""
-    module = graph(agents={"beta": agent()}, **options)
-    spread(module.agents["beta"].network)
-    return module
 
 
 def returning(*returns: float) -> list[Batch]:
@@ -258,100 +251,6 @@ def test_fault_28_a_teacher_that_can_never_be_stored_is_refused(
 def test_fault_28_a_teacher_of_no_episodes_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"CertificatedTeacher.{option} is 0; it must be 1 or more"):
         CertificatedTeacher("beta", 1.0, **{option: 0})
-
-
-# Checkpoints
-
-
-def names(folder: Path) -> list[str]:
-    found = (folder / "checkpoints").glob("*") if (folder / "checkpoints").exists() else []
-    return sorted((p.name for p in found), key=lambda name: int(name.split("=")[1].split(".")[0]))
-
-
-def save_by(folder: Path, every: int, keep: int = 99, T_max: int = 110, **options: Any) -> EnvStepsCheckpoint:
-    watch, module = EnvStepsCheckpoint(every, keep), alone(T_max=T_max)
-    fit(module, FixedData(random_batch(module)), folder, watch, **options)
-    return watch
-
-
-@pytest.mark.parametrize(
-    ("every", "T_max", "expected"),
-    [
-        (25, 110, [30, 50, 80, 100, 110]),
-        (50, 100, [50, 100]),
-        (1_000, 40, [40]),
-        (4, 30, [10, 20, 30]),
-        (10, 20, [10, 20]),
-    ],
-)
-def test_a_checkpoint_is_saved_at_every_crossing_and_at_the_end(
-    tmp_path: Path, every: int, T_max: int, expected: list[int]
-) -> None:
-    """Rollouts have 10 decisions."""
-    save_by(tmp_path, every, T_max=T_max)
-    assert names(tmp_path) == [f"env_steps={clock}.ckpt" for clock in expected]
-
-
-def test_a_checkpoint_is_named_by_the_clock_in_it(tmp_path: Path) -> None:
-    save_by(tmp_path, 25)
-    for path in (tmp_path / "checkpoints").iterdir():
-        checkpoint = torch.load(path, weights_only=True)
-        assert path.stem == f"env_steps={checkpoint['collaboration']['env_steps']['beta']}"
-
-
-@pytest.mark.parametrize("keep", [1, 3])
-def test_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
-    save_by(tmp_path, 25, keep)
-    assert names(tmp_path) == [f"env_steps={clock}.ckpt" for clock in [30, 50, 80, 100, 110][-keep:]]
-
-
-def test_an_old_checkpoint_is_deleted_only_once_the_newer_one_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saves = []
-    inner = pl.Trainer.save_checkpoint
-
-    def fail_at_80(self: pl.Trainer, path: Path, *args: Any, **kwargs: Any) -> None:
-        saves.append(path)
-        if "=80" in str(path):
-            raise OSError("no space left")
-        inner(self, path, *args, **kwargs)
-
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", fail_at_80)
-    with pytest.raises(OSError, match="no space left"):
-        save_by(tmp_path, 25, keep=1)
-    assert names(tmp_path) == ["env_steps=50.ckpt"] and len(saves) == 3
-
-
-def test_a_resumed_run_goes_on_deleting_old_checkpoints(tmp_path: Path) -> None:
-    save_by(tmp_path, 25, keep=2, T_max=50)
-    assert names(tmp_path) == ["env_steps=30.ckpt", "env_steps=50.ckpt"]
-    save_by(tmp_path, 25, keep=2, T_max=80, ckpt_path=tmp_path / "checkpoints" / "env_steps=50.ckpt")
-    assert names(tmp_path) == ["env_steps=50.ckpt", "env_steps=80.ckpt"]
-
-
-def test_a_resumed_run_does_not_save_what_it_was_resumed_from(tmp_path: Path) -> None:
-    save_by(tmp_path, 25, T_max=50)
-    before = (tmp_path / "checkpoints" / "env_steps=50.ckpt").stat().st_mtime_ns
-    save_by(tmp_path, 25, T_max=50, ckpt_path=tmp_path / "checkpoints" / "env_steps=50.ckpt")
-    assert (tmp_path / "checkpoints" / "env_steps=50.ckpt").stat().st_mtime_ns == before
-
-
-def test_fault_09_a_run_that_is_told_to_end_saves_where_it_stands(tmp_path: Path) -> None:
-    class End(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-            trainer._signal_connector.received_sigterm = module.clock == 40
-
-    module = alone()
-    with pytest.raises(SystemExit):
-        fit(module, FixedData(random_batch(module)), tmp_path, EnvStepsCheckpoint(1_000), End())
-    assert names(tmp_path) == ["env_steps=40.ckpt"]
-
-
-@pytest.mark.parametrize("option", ["every", "keep"])
-def test_fault_28_a_checkpoint_setting_below_1_is_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=f"EnvStepsCheckpoint.{option} is 0; it must be 1 or more"):
-        EnvStepsCheckpoint(**{option: 0})
 
 
 # Action distributions

@@ -470,7 +470,7 @@ def test_a_checkpoint_of_another_network_is_refused(command: str, finished: Path
 
 
 @pytest.mark.parametrize("kept", [0, 1, 1000, -1])
-def test_a_damaged_checkpoint_is_refused(
+def test_fault_18_a_damaged_checkpoint_is_refused(
     kept: int, finished: Path, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     *config, _, checkpoint = saved(finished)

@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, -1])
-def test_a_damaged_checkpoint_is_passed_over(kept: int, start: Start) -> None:
+def test_fault_18_a_damaged_checkpoint_is_passed_over(kept: int, start: Start) -> None:
     start(arms={"one": None}, seeds=[1], T_max=20)
     checkpoints = Path("out/one/seed-1/version_0/checkpoints")
     newest = checkpoints / "env_steps=20.ckpt"
