@@ -9,6 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl.alignment import save_alignment
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.files import check_below
 
 
 class StoredAlignment(pl.Callback):
@@ -21,6 +22,7 @@ class StoredAlignment(pl.Callback):
     """
 
     def __init__(self, folder: str = "alignment") -> None:
+        check_below("StoredAlignment.folder", folder)
         self.folder = folder
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -14,6 +14,7 @@ from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.envs import is_atari, resolve
 from cdrl_pl.evaluation import evaluate
+from cdrl_pl.files import check_below
 from cdrl_pl.machine import evaluation_processes
 
 
@@ -46,6 +47,8 @@ class CertificatedTeacher(pl.Callback):
         for name, value in (("window", window), ("episodes", episodes)):
             if value < 1:
                 raise ValueError(f"CertificatedTeacher.{name} is {value}; it must be 1 or more")
+        if folder is not None:
+            check_below("CertificatedTeacher.folder", folder)
         self.agent, self.threshold, self.window, self.episodes = agent, threshold, window, episodes
         self.noop_max, self.folder, self.stop, self.improvement = noop_max, folder, stop, improvement
         self.certificated: float | None = None  # the mean return it was last stored at

@@ -31,6 +31,7 @@ what people change most (beside any --model.*, --data.* and --trainer.* option):
   --env ID         ... and the task it plays, its own unless given
   --episodes N     episodes per policy in test and validate
   --ckpt_path F    resume from (fit) or evaluate (the others) a checkpoint; options given beside it hold
+  --imports A,B    refuse configs that would import anything but what is in these packages, before any import
 
 python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml
 """

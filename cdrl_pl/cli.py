@@ -26,6 +26,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
+from cdrl_pl.imports import CONFIG_FILES, ImportRefusedError, check_imports
 from cdrl_pl.machine import fast_precision
 
 PROGRAM = "python -m cdrl_pl"
@@ -56,12 +57,12 @@ DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
 UNDER_WAY = {"training_step", "validation_step", "predict_step", "on_train_batch_start", "on_train_batch_end"}
 
 
-TEACHER, ENV = "--teacher", "--env"
+TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """Short options spelled out."""
-    arguments = _as_graph(arguments)
+    """Short options spelled out, once nothing speaks against the configs that they name."""
+    arguments = _as_graph(_restricted(arguments))
     expanded = []
     for argument in arguments:
         option, equals, value = argument.partition("=")
@@ -69,19 +70,38 @@ def expand(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _as_graph(arguments: list[str]) -> list[str]:
-    """``--teacher FOLDER [--env ID]`` spelled out: the graph of one frozen agent, which plays that task."""
+def _take(arguments: list[str], *options: str) -> tuple[dict[str, str], list[str]]:
+    """The values of these options, and the arguments without them."""
     values: dict[str, str] = {}
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
         option, equals, value = word.partition("=")
-        if option not in (TEACHER, ENV):
+        if option not in options:
             rest.append(word)
         elif (value := value if equals else next(words, "")) == "" or value.startswith("--"):
             refuse(f"{option} needs a value")
         else:
             values[option] = value
+    return values, rest
+
+
+def _restricted(arguments: list[str]) -> list[str]:
+    """``--imports A,B``: refuses config files that would import anything else."""
+    values, rest = _take(arguments, IMPORTS)
+    if values:
+        named = [argument.partition("=")[2] or argument for argument in rest]
+        files = [path for path in map(Path, named) if path.suffix in CONFIG_FILES]
+        try:
+            check_imports(files, [name.strip() for name in values[IMPORTS].split(",")])
+        except ImportRefusedError as error:
+            refuse(str(error))
+    return rest
+
+
+def _as_graph(arguments: list[str]) -> list[str]:
+    """``--teacher FOLDER [--env ID]`` spelled out: the graph of one frozen agent, which plays that task."""
+    values, rest = _take(arguments, TEACHER, ENV)
     if not values:
         return arguments
     if TEACHER not in values:

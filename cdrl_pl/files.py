@@ -35,6 +35,17 @@ def _write(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
+def check_below(option: str, folder: str) -> None:
+    """Refuses a folder that is not below the one it is meant to be in.
+
+    Raises:
+        ValueError: naming ``option``.
+    """
+    path = Path(folder)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{option} is {folder!r}; it must be a folder below the run folder, without ..")
+
+
 def write_json(path: Path, content: Any) -> None:
     """``write_whole`` of JSON; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

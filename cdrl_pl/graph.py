@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+from torch import nn
 
 from cdrl_pl.envs import EnvConfig, EnvError
 from cdrl_pl.guidance import TeacherWeights
@@ -13,6 +16,7 @@ from cdrl_pl.teacher import CertificatedAgent
 from cdrl_pl.transfer import TransferConfig
 
 Agent = Student | CertificatedAgent
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an agent, as log columns and folders carry it
 
 
 @dataclass
@@ -63,6 +67,11 @@ def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig],
     """
     if not agents:
         raise ValueError("model.agents is empty; name at least one agent")
+    for name in agents:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"model.agents names {name!r}; a name has letters, digits, _ and - only")
+        if hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"model.agents names {name!r}, which PyTorch keeps for itself; it must be another name")
     _check_edges(agents, transfers)
     _check_guidance(agents, transfers, reading)
 

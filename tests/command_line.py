@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cdrl_pl import cli
+from cdrl_pl.rollouts.pool import Pool
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -89,3 +90,24 @@ def build(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """As ``run``, but everything is only built."""
     monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, subcommand: None)
     return run
+
+
+@pytest.fixture
+def refused(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command line that must be refused before a worker starts, and gives the one line that says why."""
+
+    def start(self: Pool) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(Pool, "start", start)
+
+    def go(*arguments: str | Path, command: str = "fit") -> str:
+        with pytest.raises(SystemExit) as end:
+            run(command, *arguments)
+        assert end.value.code == 2
+        first, *rest = capsys.readouterr().err.strip().splitlines()
+        assert first.startswith("error: ") and len(first) < 300
+        assert rest == [f"python -m cdrl_pl {command} --help lists every option"]
+        return first.removeprefix("error: ")
+
+    return go

@@ -21,9 +21,8 @@ from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
 
 from cdrl_pl import __main__, cli
 from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.rollouts.pool import Pool
 
-run, build = command_line.run, command_line.build
+run, build, refused = command_line.run, command_line.build, command_line.refused
 CARTPOLE = CONFIGS / "cartpole.yaml"
 CHECKPOINT = callback("callbacks.EnvStepsCheckpoint", every=40)
 TEACHER = callback("callbacks.CertificatedTeacher", agent="alpha", threshold=1e9)
@@ -100,27 +99,6 @@ def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixtu
 
 
 # Mistakes: named in one line, with the nearest option, before any worker starts
-
-
-@pytest.fixture
-def refused(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command line that must be refused before a worker starts, and gives the one line that says why."""
-
-    def start(self: Pool) -> None:
-        raise AssertionError("a worker was started")
-
-    monkeypatch.setattr(Pool, "start", start)
-
-    def go(*arguments: str | Path, command: str = "fit") -> str:
-        with pytest.raises(SystemExit) as end:
-            run(command, *arguments)
-        assert end.value.code == 2
-        first, *rest = capsys.readouterr().err.strip().splitlines()
-        assert first.startswith("error: ") and len(first) < 300
-        assert rest == [f"python -m cdrl_pl {command} --help lists every option"]
-        return first.removeprefix("error: ")
-
-    return go
 
 
 @pytest.mark.parametrize(
