@@ -1,0 +1,29 @@
+"""Environments: Atari games by a lean path on the emulator, any other through Gymnasium; one interface. Torch-free."""
+
+from __future__ import annotations
+
+from cdrl_pl.envs.atari import AtariGame
+from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, is_atari, resolve
+from cdrl_pl.envs.games import Game
+from cdrl_pl.envs.gym import GymGame
+
+__all__ = ["EnvConfig", "EnvError", "EnvSpec", "Game", "describe", "is_atari", "make_game", "resolve"]
+
+
+def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:
+    """A running copy of the task; the same config and seed give the same game. ``render``: pictures will be asked for.
+
+    Raises:
+        EnvError: what ``resolve`` raises, or spaces that the agents cannot use.
+    """
+    config = resolve(config)
+    return AtariGame(config, seed) if is_atari(config) else GymGame(config, seed, render)
+
+
+def describe(config: EnvConfig) -> EnvSpec:
+    """The task's spec, found by making it once; raises as ``make_game``."""
+    game = make_game(config, seed=0)
+    try:
+        return game.spec
+    finally:
+        game.close()

@@ -1,0 +1,178 @@
+"""What a config says of an environment, checked; and what the agents need to know of it. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+
+class EnvError(ValueError):
+    """An environment that cannot be used, with the reason and what is allowed."""
+
+
+@dataclass
+class EnvConfig:
+    """One task.
+
+    Attributes:
+        id: a preset (Pong-2017, Bowling-2017), or any Gymnasium id (ALE/Pong-v5, Bowling-v0, CartPole-v1); module:id
+            imports the module that registers it first.
+        frame_skip: frames per decision, or [least, most] to draw from each time (both included); null: the id's own.
+            Atari only.
+        repeat_action_probability: chance per frame that the emulator repeats the last action; null: the id's own.
+            Atari only.
+        max_episode_steps: decisions after which an episode is truncated; null: the id's own.
+        full_action_space: all 18 Atari actions instead of the game's minimal set. Atari only.
+        noop_max: up to this many no-ops at an episode's start, drawn per episode. Atari only.
+        image_size: side of the square grey image that image observations become, in pixels.
+        crop: first and last row (excluded) kept of an image before resizing. null: the paper's 34..194 for Atari (whose
+            screens have 210 rows: [0, 210] keeps all of them), all rows elsewhere.
+        actions: the game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice;
+            null: the game's own actions. Tasks whose right alignment is known are made this way.
+        kwargs: further keyword arguments of gymnasium.make; not for Atari.
+    """
+
+    id: str
+    frame_skip: int | tuple[int, int] | None = None
+    repeat_action_probability: float | None = None
+    max_episode_steps: int | None = None
+    full_action_space: bool = False
+    noop_max: int = 0
+    image_size: int = 42
+    crop: tuple[int, int] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    actions: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What the agents need to know of a task: shapes and meanings."""
+
+    obs_shape: tuple[int, ...]  # [C, H, W] or [N]
+    obs_dtype: str  # "uint8" or "float32"
+    action_meanings: tuple[str, ...]
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return len(self.action_meanings)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's environments, in today's terms (spec section 5).
+    "Pong-2017": {
+        "id": "ALE/Pong-v5",
+        "frame_skip": 4,
+        "repeat_action_probability": 0.0,
+        "max_episode_steps": 100_000,
+    },
+    "Bowling-2017": {
+        "id": "ALE/Bowling-v5",
+        "frame_skip": (2, 4),
+        "repeat_action_probability": 0.25,
+        "max_episode_steps": 10_000,
+    },
+}
+ATARI_CROP = (34, 194)
+
+
+def registry() -> dict[str, Any]:
+    """Every id that Gymnasium knows, ale-py's games among them."""
+    import gymnasium
+
+    try:
+        import ale_py
+
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    except ImportError:  # Atari is then an unknown id
+        pass
+    return dict(gymnasium.registry)
+
+
+def resolve(config: EnvConfig) -> EnvConfig:
+    """The config with its preset's and its id's own values filled in, checked.
+
+    Raises:
+        EnvError: unknown id (with the nearest known one), an option that this kind of environment does not have, or a
+            value out of range.
+    """
+    name = config.id
+    preset = PRESETS.get(name, {})
+    given = {k: v for k, v in asdict(config).items() if v is not None and k != "id"}
+    merged = replace(config, **{**preset, **{k: v for k, v in given.items() if k in preset}})
+    known = registry()
+    module, _, bare = merged.id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
+        known = registry()
+    spec = known.get(bare)
+    if spec is None:
+        near = difflib.get_close_matches(name, [*PRESETS, *known], n=1, cutoff=0.0)
+        raise EnvError(f"env.id is {name!r}, which is not known; the nearest known id is {near[0]!r}")
+    for option, ok, allowed in (
+        ("image_size", merged.image_size >= 1, "1 or more"),
+        ("noop_max", merged.noop_max >= 0, "0 or more"),
+        (
+            "crop",
+            merged.crop is None or 0 <= merged.crop[0] < merged.crop[1],
+            "[first, last] with 0 <= first < last, last being excluded",
+        ),
+        (
+            "actions",
+            merged.actions is None or (len(merged.actions) > 0 and min(merged.actions) >= 0),
+            "a list of indices into the game's own actions, at least one",
+        ),
+        ("max_episode_steps", merged.max_episode_steps is None or merged.max_episode_steps >= 1, "1 or more"),
+        (
+            "repeat_action_probability",
+            merged.repeat_action_probability is None or 0 <= merged.repeat_action_probability <= 1,
+            "from 0 to 1",
+        ),
+    ):
+        if not ok:
+            raise EnvError(f"env.{option} is {getattr(merged, option)}; it must be {allowed}")
+    if not is_atari(merged):
+        for option in ("frame_skip", "repeat_action_probability"):
+            if getattr(merged, option) is not None:
+                raise EnvError(
+                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
+                )
+        for option in ("full_action_space", "noop_max"):
+            if getattr(merged, option):
+                raise EnvError(
+                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
+                )
+        return merged
+    if merged.kwargs:
+        raise EnvError(f"env.kwargs is {merged.kwargs!r}; Atari games take the named options instead")
+    own = spec.kwargs
+    skip = merged.frame_skip
+    if skip is None:
+        skip = own["frameskip"]
+        if isinstance(skip, tuple):
+            skip = (skip[0], skip[1] - 1)  # ale-py excludes the upper end, this project includes it
+    low, high = (skip, skip) if isinstance(skip, int) else skip
+    if not 1 <= low <= high:
+        raise EnvError(f"env.frame_skip is {skip!r}; it must be 1 or more, or [least, most] with 1 <= least <= most")
+    sticky = merged.repeat_action_probability
+    frames = own.get("max_num_frames_per_episode", 108_000)
+    return replace(
+        merged,
+        frame_skip=skip,
+        repeat_action_probability=own["repeat_action_probability"] if sticky is None else sticky,
+        max_episode_steps=merged.max_episode_steps or spec.max_episode_steps or frames // low,
+        crop=merged.crop or ATARI_CROP,
+    )
+
+
+def is_atari(config: EnvConfig) -> bool:
+    """Whether the lean emulator path plays this (resolved) config."""
+    spec = registry().get(config.id.rpartition(":")[2])
+    return (
+        spec is not None and spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type", "rgb") == "rgb"
+    )

@@ -1,0 +1,98 @@
+"""Any other Gymnasium environment with a Discrete action space, as Gymnasium makes it. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
+from cdrl_pl.envs.games import Array, chosen_actions, resize
+
+
+class GymGame:
+    """Any Gymnasium environment with a Discrete action space and image or vector observations.
+
+    Methods as in ``Game``. Every episode is seeded by its number, so where a game stands is that number and its
+    actions so far.
+    """
+
+    def __init__(self, config: EnvConfig, seed: int, render: bool = False) -> None:
+        import gymnasium
+        from gymnasium.spaces import Box, Discrete
+
+        self.config = config
+        make = dict(config.kwargs)
+        if config.max_episode_steps is not None:
+            make["max_episode_steps"] = config.max_episode_steps
+        if render:
+            make["render_mode"] = "rgb_array"
+        try:
+            self._env = gymnasium.make(config.id, **make)
+        except (TypeError, gymnasium.error.Error) as error:
+            raise EnvError(f"env.id {config.id!r} cannot be made with {make}: {error}") from error
+        space, actions = self._env.observation_space, self._env.action_space
+        if not isinstance(actions, Discrete):
+            raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
+        if not isinstance(space, Box):
+            raise EnvError(
+                f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read"
+            )
+        count = int(actions.n)
+        names = getattr(self._env.unwrapped, "get_action_meanings", lambda: [str(i) for i in range(count)])()
+        self._actions = chosen_actions(config, range(int(actions.start), int(actions.start) + count))
+        self._image = len(space.shape) >= 2 and space.dtype == np.uint8
+        if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
+            raise EnvError(
+                f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
+            )
+        size = config.image_size
+        shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
+        self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(chosen_actions(config, names)))
+        self._seed = seed
+        self._episode = -1
+        self._played: list[int] = []
+
+    def _write(self, obs: Any, out: Array) -> None:
+        if not self._image:
+            out[...] = np.asarray(obs, np.float32).reshape(-1)
+            return
+        import cv2
+
+        grey = (
+            cv2.cvtColor(obs, cv2.COLOR_RGB2GRAY)
+            if obs.ndim == 3 and obs.shape[-1] == 3
+            else obs.reshape(obs.shape[:2])
+        )
+        resize(grey, self.config.crop, out)
+
+    def _begin(self, out: Array) -> None:
+        entropy = np.random.SeedSequence([self._seed, self._episode])
+        obs, _ = self._env.reset(seed=int(entropy.generate_state(1)[0]))
+        self._played = []
+        self._write(obs, out)
+
+    def reset(self, out: Array) -> None:
+        self._episode += 1
+        self._begin(out)
+
+    def step(self, action: int, out: Array) -> tuple[float, bool, bool]:
+        self._played.append(action)
+        obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
+        self._write(obs, out)
+        return float(reward), bool(terminated), bool(truncated) and not terminated
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"seed": self._seed, "episode": self._episode, "actions": np.asarray(self._played, np.int16)}
+
+    def restore(self, snapshot: dict[str, Any], out: Array) -> None:
+        self._seed, self._episode = snapshot["seed"], snapshot["episode"]
+        self._begin(out)
+        for action in snapshot["actions"].tolist():
+            self.step(action, out)
+
+    def render(self) -> Array:
+        return np.asarray(self._env.render())
+
+    def close(self) -> None:
+        self._env.close()
