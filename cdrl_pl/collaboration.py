@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from cdrl_pl import losses
@@ -24,6 +22,7 @@ from cdrl_pl.journal import Episodes, Journal
 from cdrl_pl.machine import evaluation_processes
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
+from cdrl_pl.steps import PROGRAMS_CLIP, make_optimizers, scaled, take_step
 from cdrl_pl.student import A3CLosses, Student
 from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Episode, PolicyOutput, Rollout
@@ -124,66 +123,23 @@ class Collaboration(pl.LightningModule):
         """What each transfer is doing now, for people."""
         return {t.name: phase(t.schedule, self.env_steps[t.config.student]) for t in self.edges}
 
-    # Optimizers: all of them from the start, in a fixed order, so that resuming never mismatches them
+    # Optimizers
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One Adam per learning agent, per trainable alignment, and per separate distillation step."""
-        made: dict[str, torch.optim.Optimizer] = {}
-        for name, agent in self.agents.items():
-            if isinstance(agent, Student):
-                made[f"student/{name}"] = _adam(agent.network, agent.learner.lr)
-        for transfer in self.edges:
-            if transfer.alignment.trainable:
-                made[f"align/{transfer.name}"] = _adam(transfer.alignment, transfer.alignment.config.lr)
-            student = self.agents[transfer.config.student]
-            if self.reading.distill_step == "separate" and isinstance(student, Student):
-                made[f"distill/{transfer.name}"] = _adam(student.network, 1e-4)  # the program's own rate
+        """All of them from the start; see ``make_optimizers``."""
+        made = make_optimizers(self.agents, self.edges)
         self._optimizer_index = {name: i for i, name in enumerate(made)}
         self._rates = [optimizer.param_groups[0]["lr"] for optimizer in made.values()]
         return list(made.values())
 
-    @property
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        """Under 16-mixed, what keeps small gradients above fp16's smallest number."""
-        scaler: torch.amp.GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
-        return scaler
-
-    def _scaled(self, loss: Tensor) -> Tensor:
-        return loss if self._scaler is None else self._scaler.scale(loss)
-
     def _step(
         self, name: str, loss: Tensor, parameters: list[nn.Parameter], max_norm: float, rate: float | None = None
     ) -> None:
-        """Backward, mean over ranks, clip, step. A gradient that is not finite steps nothing, and is counted.
-
-        Nothing here waits for a GPU: whether the step is taken is decided on the device that takes it.
-        """
-        optimizers = self.optimizers()
+        optimizers: Any = self.optimizers()
         optimizer = optimizers[self._optimizer_index[name]] if isinstance(optimizers, list) else optimizers
         if rate is not None:
             optimizer.param_groups[0]["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        strategy = self.trainer.strategy
-        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
-            self.manual_backward(loss)  # only some parameters have gradients, so ranks are averaged here, not by DDP
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self.trainer.world_size > 1:
-            with self.journal.meter.timed("time/synchronising"):  # waiting for the slowest rank included
-                flat = torch.cat([g.flatten() for g in gradients])
-                torch.distributed.all_reduce(flat)
-                flat /= self.trainer.world_size
-                for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                    gradient.copy_(part.view_as(gradient))
-        scaler = self._scaler
-        if scaler is not None:
-            scaler.unscale_(optimizer.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        skipped = (~torch.isfinite(norm)).float()
-        self.journal.meter.add(f"grad_norm/{name}", norm)
-        self.journal.meter.count(f"skipped_steps/{name}", skipped)
-        if scaler is None:  # else the scaler sets this, and lowers its scale
-            optimizer.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # read by the fused Adam
-        optimizer.step()
+        take_step(self, name, optimizer, loss, parameters, max_norm, self.journal.meter)
 
     # Learning
 
@@ -256,7 +212,7 @@ class Collaboration(pl.LightningModule):
                     if a3c is not None and transfer.guidance.due():
                         with self.journal.meter.timed("time/alarm"):
                             trunk = list(agent.network.trunk.parameters())
-                            cosine = gradient_cosine(self._scaled(a3c.total), self._scaled(loss), trunk)
+                            cosine = gradient_cosine(scaled(self.trainer, a3c.total), scaled(self.trainer, loss), trunk)
                             transfer.guidance.judge(self._over_ranks(cosine), self.journal.meter)
                     weight = transfer.guidance.weight
                     add(f"distillation_weight/{transfer.name}", weight)
@@ -271,7 +227,7 @@ class Collaboration(pl.LightningModule):
             for transfer, aligned in separate:
                 with self.journal.meter.timed("time/distillation"):
                     loss = transfer.distillation_loss(agent(rollout), aligned)
-                    self._step(f"distill/{transfer.name}", loss, parameters, 40.0)
+                    self._step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
 
     def _align(self, transfer: Transfer, output: PolicyOutput, advice: Tensor) -> None:
         loss = transfer.alignment_loss(output, advice)
@@ -392,7 +348,3 @@ class Collaboration(pl.LightningModule):
             transfer.teacher.memory = dict(memory)
         for transfer, guidance in zip(self.edges, state.get("guidance", ()), strict=False):  # none in old checkpoints
             transfer.guidance.load_state_dict(guidance)
-
-
-def _adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(module.parameters(), lr=lr, fused=True)

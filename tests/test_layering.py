@@ -28,6 +28,7 @@ LEVELS = [
     ["teacher"],
     ["transfer"],
     ["graph"],
+    ["steps"],
     ["collaboration"],
     ["dataset"],
     ["cli"],
