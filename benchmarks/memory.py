@@ -17,7 +17,8 @@ import psutil
 
 from cdrl_pl.envs import EnvConfig, describe, resolve
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts.pool import Pool, PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.pool import Pool
 from cdrl_pl.rollouts.slots import Slots, rollout_schema
 
 ENV, STEPS, MB = EnvConfig("Pong-2017"), 20, 2**20

@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset
 
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.machine import cpu_has_bf16, keep_freed_memory, learner_threads, workers_per_agent
-from cdrl_pl.rollouts.pool import Pool, PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.pool import Pool
 from cdrl_pl.types import Rollout
 
 Batch = dict[str, Rollout]
@@ -193,9 +194,9 @@ class RolloutDataModule(pl.LightningDataModule):
         pools = self.pools.values()
         return {
             "time/waiting_for_rollouts": sum(p.waited for p in pools),
-            "workers/waiting_for_learner": sum(p.worker_waited for p in pools),
-            "workers/playing": sum(p.worker_played for p in pools),
-            "workers/restarts": float(sum(p.restarts for p in pools)),
+            "workers/waiting_for_learner": sum(p.crew.waited for p in pools),
+            "workers/playing": sum(p.crew.played for p in pools),
+            "workers/restarts": float(sum(p.crew.restarts for p in pools)),
         }
 
     def teardown(self, stage: str) -> None:

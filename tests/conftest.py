@@ -14,7 +14,8 @@ from toy_envs import COUNTING_SPEC, SMALL
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
 from cdrl_pl.networks import NetworkConfig
-from cdrl_pl.rollouts.pool import Pool, PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.pool import Pool
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)

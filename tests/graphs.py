@@ -20,7 +20,7 @@ from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.evaluation import Score
 from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts.pool import PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.student import LearnerConfig
 from cdrl_pl.transfer import TransferConfig
 from cdrl_pl.types import Episode, Rollout

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cdrl_pl import machine
-from cdrl_pl.rollouts.pool import PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
 
 
 @pytest.mark.parametrize(

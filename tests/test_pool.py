@@ -31,7 +31,9 @@ from cdrl_pl.envs import EnvConfig, EnvSpec, describe
 from cdrl_pl.losses import log_prob
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.actor import LocalActor
-from cdrl_pl.rollouts.pool import Pool, PoolConfig, WorkerError
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.crew import WorkerError
+from cdrl_pl.rollouts.pool import Pool
 from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
 from cdrl_pl.rollouts.worker import Player, WorkerConfig
 from cdrl_pl.types import Episode, Rollout
@@ -151,7 +153,7 @@ def test_asynchronous_rollouts_hold_what_an_independent_replay_sees(make_pool: M
 def test_rollouts_that_wait_are_joined_on_request(make_pool: MakePool) -> None:
     network = make_network()
     pool = started(make_pool(toy("Counting"), queue=3, concatenate=True), network)
-    pool._receive_until(lambda: len(pool._ready) == 3, "three rollouts")
+    pool.crew.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
     rollout, replay = pool.next(), Replay(network, copies=2)
     assert rollout.steps == 15
     replay.check(rollout)
@@ -162,8 +164,8 @@ def test_rollouts_of_a_dead_worker_and_its_replacement_are_not_joined(make_pool:
     """It dies in its second rollout: the first waits when the replacement's come, which begin new episodes."""
     env = toy("Killing", marker=str(tmp_path / "died"), at=7)
     pool = started(make_pool(env, copies=1, queue=3, concatenate=True))
-    pool._receive_until(lambda: len(pool._ready) == 3, "three rollouts")
-    assert pool.restarts == 1
+    pool.crew.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
+    assert pool.crew.restarts == 1
     rollout = pool.next()
     assert torch.equal(rollout.resets[1:], rollout.terminated | rollout.truncated)
     Replay(make_network(), copies=1).check(rollout)
@@ -173,7 +175,7 @@ def test_a_rollout_stays_as_it_is_until_the_next_call(make_pool: MakePool) -> No
     pool = started(make_pool(toy("Counting"), queue=1))
     rollout = pool.next()
     before = rollout.clone()
-    assert not pool._receive(0.3)  # its memory is the only slot, so the worker has nothing to play
+    assert not pool.crew.receive(0.3)  # its memory is the only slot, so the worker has nothing to play
     assert differences([rollout], [before]) == []
     pool.next()
     assert "0: obs" in differences([rollout], [before])
@@ -438,7 +440,7 @@ def test_fault_01_a_killed_worker_is_replaced_and_the_stream_goes_on(
     victim = worker_processes(pool)[0]
     kill(victim)
     rollouts = [rollout for rollout in take(pool, 10) if rollout.worker == 0]
-    assert pool.restarts == 1
+    assert pool.crew.restarts == 1
     assert len(worker_processes(pool)) == workers and victim.pid not in [p.pid for p in worker_processes(pool)]
     first = next(i for i, rollout in enumerate(rollouts) if (rollout.obs[0] == torch.tensor([1, 0, -1])).all())
     assert first <= 1  # at most one rollout of the dead worker was on its way
@@ -455,7 +457,7 @@ def test_fault_02_a_worker_that_dies_inside_a_step_loses_only_its_own_rollout(
     replay = Replay(make_network(), copies=1)
     for rollout in take(pool, 3):
         replay.check(rollout)
-    assert pool.restarts == 1
+    assert pool.crew.restarts == 1
 
 
 def test_fault_03_an_exception_in_a_worker_is_reported_whole(make_pool: MakePool) -> None:
@@ -478,7 +480,7 @@ def test_fault_05_a_worker_that_always_dies_ends_the_run(make_pool: MakePool) ->
     pool = started(make_pool(toy("Killing"), max_restarts=2))
     with pytest.raises(WorkerError, match=r"worker 0 of toy .*died 3 times in a row.*exit code -9"):
         pool.next()
-    assert pool.restarts == 2
+    assert pool.crew.restarts == 2
 
 
 def test_fault_05_deaths_count_only_without_progress(make_pool: MakePool) -> None:
@@ -486,7 +488,7 @@ def test_fault_05_deaths_count_only_without_progress(make_pool: MakePool) -> Non
     for deaths in range(1, 4):
         kill(worker_processes(pool)[0])
         take(pool, 3)
-        assert pool.restarts == deaths
+        assert pool.crew.restarts == deaths
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -511,13 +513,13 @@ def test_fault_06_a_worker_that_hangs_is_replaced_while_its_peer_plays(
     while len({rollout.worker for rollout in played[-40:]}) > 1:  # until both have started, and one hangs
         played += take(pool, 40)
     hung = 1 - played[-1].worker
-    assert pool.restarts == 0  # far behind, but by the clock no time has passed
+    assert pool.crew.restarts == 0  # far behind, but by the clock no time has passed
     now[0] = 15.1
     played = take(pool, 3)
-    while pool.restarts == 0 or played[-1].worker != hung:
+    while pool.crew.restarts == 0 or played[-1].worker != hung:
         assert len(played) < 50_000
         played += take(pool, 1)
-    assert pool.restarts == 1
+    assert pool.crew.restarts == 1
     assert f"worker {hung} of toy has finished nothing for 15 s" in caplog.text
 
 
@@ -529,7 +531,7 @@ def test_fault_08_a_worker_that_is_slow_is_not_taken_for_hung(make_pool: MakePoo
     for _ in range(300):
         now[0] += 100.0
         pool.next()
-    assert pool.restarts == 0
+    assert pool.crew.restarts == 0
 
 
 def test_fault_10_a_run_that_is_told_to_end_stops_waiting(make_pool: MakePool) -> None:
@@ -544,7 +546,8 @@ TRAINER = """
 import sys
 import torch
 from toy_envs import COUNTING_SPEC, SMALL, make_network, toy
-from cdrl_pl.rollouts.pool import Pool, PoolConfig
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.pool import Pool
 torch.set_num_threads(1)
 if __name__ == "__main__":
     pool = Pool("toy", toy("Hanging", pipe=sys.argv[1]), COUNTING_SPEC, SMALL, PoolConfig(workers=2, copies=1), (0,))
@@ -598,7 +601,7 @@ def test_fault_31_replacing_workers_leaks_no_file_descriptor(make_pool: MakePool
         take(pool, 3)
         gc.collect()
         counts.append(len(os.listdir("/proc/self/fd")))
-    assert pool.restarts == 4 and counts[1:] == counts[:-1]
+    assert pool.crew.restarts == 4 and counts[1:] == counts[:-1]
 
 
 def test_a_checkpoint_survives_a_worker_that_died(make_pool: MakePool) -> None:

@@ -336,7 +336,7 @@ def test_concatenate(tmp_path: Path, preset: str) -> None:
             lengths.append(batch["beta"].steps)
             pool = trainer.datamodule.pools["beta"]  # type: ignore[attr-defined]
             if index == 0:
-                pool._receive_until(lambda: len(pool._ready) + len(pool._held) == 3, "a full queue")
+                pool.crew.receive_until(lambda: len(pool._ready) + len(pool._held) == 3, "a full queue")
 
     module = graph(agents={"beta": agent()}, preset=preset, T_max=20)
     fit(module, played(deterministic=False, queue=3), tmp_path, Wait())

@@ -1,0 +1,50 @@
+"""How environments are played, as a config says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class PoolConfig:
+    """How the environments of each agent are played.
+
+    Attributes:
+        workers: processes per agent; null shares the machine's cores among the agents.
+        copies: environment copies per worker (B).
+        steps: decisions of each copy in a rollout (T; the paper's t_max).
+        queue: rollouts a worker may be ahead of the learner, the one it is playing included.
+        deterministic: play in rounds, all workers with the same weights, and hand over in order: the same seed gives
+            the same rollouts bit for bit. Slower: nobody plays while the learner learns.
+        concatenate: join rollouts of one worker that are already waiting, up to ``queue`` (the authors' program).
+        bf16: act with trunk and memory in bfloat16; null: where the trainer's precision is bf16 and the CPU is fast
+            at it.
+        stall_timeout: seconds without any rollout after which the run ends with an error.
+        hang_rollouts: rollouts that each of the other workers may finish while one finishes none; a worker that falls
+            further behind, and has been silent for a quarter of ``stall_timeout``, is taken for hung and replaced.
+        max_restarts: times in a row that a worker may die without finishing a rollout.
+        start_method: forkserver or spawn.
+    """
+
+    workers: int | None = None
+    copies: int = 8
+    steps: int = 20
+    queue: int = 2
+    deterministic: bool = False
+    concatenate: bool = False
+    bf16: bool | None = None
+    stall_timeout: float = 120.0
+    hang_rollouts: int = 50
+    max_restarts: int = 3
+    start_method: str = "forkserver"
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "copies", "steps", "queue", "hang_rollouts", "max_restarts"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"pool.{name} is {value}; it must be 1 or more")
+        if self.stall_timeout <= 0:
+            raise ValueError(f"pool.stall_timeout is {self.stall_timeout}; it must be above 0 seconds")
+        if self.start_method not in ("forkserver", "spawn"):
+            raise ValueError(f"pool.start_method is {self.start_method!r}; it must be 'forkserver' or 'spawn'")
+        if self.concatenate and self.deterministic:
+            raise ValueError("pool.concatenate depends on timing; it cannot be used with pool.deterministic")
