@@ -190,9 +190,15 @@ class RolloutDataModule(pl.LightningDataModule):
         return Jobs([(n, False, 1) for n in self._module.agents])
 
     def statistics(self) -> dict[str, float]:
-        """Health of the workers, summed over agents: seconds waited and played, restarts."""
+        """Health of the workers: seconds waited and played, restarts, and how many rollouts each has finished."""
         pools = self.pools.values()
+        finished = {
+            f"workers/rollouts/{name}-{w.index}": float(w.rollouts)
+            for name, p in self.pools.items()
+            for w in p.crew.workers
+        }
         return {
+            **finished,
             "time/waiting_for_rollouts": sum(p.waited for p in pools),
             "workers/waiting_for_learner": sum(p.crew.waited for p in pools),
             "workers/playing": sum(p.crew.played for p in pools),

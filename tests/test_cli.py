@@ -18,6 +18,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
+from pytorch_lightning.loggers import CSVLogger
 
 from cdrl_pl import __main__, cli
 from cdrl_pl.collaboration import Collaboration
@@ -419,6 +420,26 @@ def test_a_resumed_run_leaves_the_files_of_the_first_run_alone(finished: Path, r
     before = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
     run("fit", *saved(finished), "--T_max=200")
     assert {p: p.stat().st_mtime_ns for p in first.rglob("*")} == before
+
+
+def test_fault_33_a_log_that_cannot_be_written_ends_the_run_after_a_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, and the run can be resumed; the lines of the new run go on from there."""
+    inner, config = CSVLogger.log_metrics, write(tmp_path / "tiny.yaml", tiny(CHECKPOINT))
+
+    def full(self: CSVLogger, metrics: dict[str, float], step: int | None = None) -> None:
+        if step is not None and step >= 100:
+            raise OSError(28, "No space left on device", "metrics.csv")
+        inner(self, metrics, step)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"No space left on device: 'metrics.csv'"):
+        patched.setattr(CSVLogger, "log_metrics", full)
+        run("fit", "--config", config)
+    checkpoint = tmp_path / "runs" / "version_0" / "checkpoints" / "env_steps=80.ckpt"
+    ended = run("fit", "--config", config, "--ckpt_path", checkpoint)
+    lines = [float(line["env_steps"]) for line in metrics(Path(ended.trainer.log_dir or ""))]
+    assert lines == [100, 120]
 
 
 def test_a_resumed_run_goes_on_to_a_T_max_given_beside_the_checkpoint(  # noqa: N802

@@ -162,3 +162,38 @@ def test_two_ranks_learn_as_one_process_from_twice_the_copies(tmp_path: Path) ->
 
     assert furthest("two ranks") < 1e-4  # one Adam step is up to 1e-2; sums are rounded in another order
     assert furthest("one half") > 1e-2
+
+
+DIES = """
+import os
+import signal
+
+import pytorch_lightning as pl
+
+
+class Dies(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if os.environ.get("DIES") and module.clock == 100 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_fault_32_a_rank_that_dies_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(DIES)
+    saver = callback("callbacks.EnvStepsCheckpoint", every=40)
+    config = write(tmp_path / "tiny.yaml", tiny(callback("dies.Dies"), saver))
+    command = [*MODULE, "fit", "--config", str(config), "--devices", "2", "--trainer.strategy", "ddp", "--T_max", "200"]
+
+    def go(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        paths = environment(PYTHONPATH=str(tmp_path), **variables)
+        return subprocess.run(
+            [*command, *options], cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=120
+        )
+
+    died = go(DIES="1")
+    assert died.returncode != 0
+    newest = tmp_path / "runs" / "version_0" / "checkpoints" / "env_steps=80.ckpt"
+    assert [p.name for p in newest.parent.iterdir() if "=80" in p.name or "=100" in p.name] == [newest.name]
+    resumed = go("--ckpt_path", str(newest))
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert (tmp_path / "runs" / "version_1" / "checkpoints" / "env_steps=200.ckpt").is_file()

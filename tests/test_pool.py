@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -532,6 +533,31 @@ def test_fault_08_a_worker_that_is_slow_is_not_taken_for_hung(make_pool: MakePoo
         now[0] += 100.0
         pool.next()
     assert pool.crew.restarts == 0
+
+
+def test_fault_08_the_rollouts_of_every_worker_are_counted(make_pool: MakePool) -> None:
+    pool = started(make_pool(toy("Counting"), workers=2))
+    counts = Counter(rollout.worker for rollout in take(pool, 40))
+    counts.update(index for index, _ in pool._ready)
+    assert {w.index: w.rollouts for w in pool.crew.workers} == counts and min(counts.values()) > 0
+
+
+def test_fault_07_what_a_worker_sent_before_it_died_counts_once_and_nothing_is_read_after(make_pool: MakePool) -> None:
+    pool = started(make_pool(toy("Counting"), queue=2, copies=1))
+    old = pool.crew.workers[0]
+    deadline, second = time.monotonic() + 60, pool._slots[1]["log_probs"]
+    while not second[-1].any():  # until it writes the second rollout: the first then lies in its pipe, unread
+        assert time.monotonic() < deadline
+    kill(old.process)
+    rollouts = take(pool, 6)
+    assert pool.crew.restarts == 1 and pool.crew.workers[0] is not old
+    assert old.connection.closed  # its replacement has another, so a late reply has nowhere to arrive
+    starts = [number for number, rollout in enumerate(rollouts) if number and rollout.resets[0].all()]
+    assert len(starts) == 1  # the replacement's first
+    for part in (rollouts[: starts[0]], rollouts[starts[0] :]):
+        replay = Replay(make_network(), copies=1)
+        for rollout in part:
+            replay.check(rollout)
 
 
 def test_fault_10_a_run_that_is_told_to_end_stops_waiting(make_pool: MakePool) -> None:
