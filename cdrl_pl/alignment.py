@@ -161,7 +161,6 @@ def accuracy(advice: Tensor, aligned: Tensor, known: Tensor) -> Tensor:
     Args:
         advice: the teacher's logits [..., k_alpha]. aligned: F of them [..., k_beta]. known: of ``known_map``.
     """
-    known = known.to(advice.device)
     same = (known[:, None] == known).all(-1)  # [k_alpha, k_alpha]: two of the teacher's actions that play the same
     wanted = (advice.float().softmax(-1) @ same.float()).argmax(-1, keepdim=True)
     found = aligned.float().softmax(-1) @ known.float().T  # [..., k_alpha]: probability of the play of each

@@ -128,7 +128,7 @@ class Transfer(nn.Module):
             )
         self.teacher = Teacher(advisor)
         theirs, own = (tasks[config.advisor], tasks[config.student]) if tasks else (None, None)
-        self.known = known_map(theirs, own) if theirs and own else None
+        self.register_buffer("known", known_map(theirs, own) if theirs and own else None, persistent=False)
         meanings = (theirs[1], own[1]) if theirs and own else None
         sizes = (advisor.num_actions, student.num_actions)
         try:
