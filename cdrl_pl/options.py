@@ -1,4 +1,4 @@
-"""Plain command lines (of ``experiment`` and ``report``) that name the nearest option where one is mistyped."""
+"""What all command lines share: short options, and refusals; and plain parsers for ``experiment`` and ``report``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 PROGRAM = "python -m cdrl_pl"
+SHORT = {  # of fit, validate, test and predict
+    "--T1": "--model.T1",
+    "--T2": "--model.T2",
+    "--stop": "--model.stop",
+    "--T_max": "--model.T_max",
+    "--workers": "--data.pool.workers",
+    "--copies": "--data.pool.copies",
+    "--seed": "--seed_everything",
+    "--precision": "--trainer.precision",
+    "--devices": "--trainer.devices",
+    "--episodes": "--data.evaluation_episodes",
+}
 
 
 class OptionParser(argparse.ArgumentParser):

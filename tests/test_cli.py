@@ -20,7 +20,7 @@ import torch
 from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
 from pytorch_lightning.loggers import CSVLogger
 
-from cdrl_pl import __main__, cli
+from cdrl_pl import __main__, cli, options
 from cdrl_pl.collaboration import Collaboration
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
@@ -64,7 +64,7 @@ def test_help_documents(option: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_help_documents_every_short_option() -> None:
-    assert [option for option in cli.SHORT if f"\n  {option} " not in __main__.HELP] == []
+    assert [option for option in options.SHORT if f"\n  {option} " not in __main__.HELP] == []
 
 
 def test_no_arguments_give_the_usage_and_exit_code_2(

@@ -31,6 +31,7 @@ LEVELS = [
     ["steps"],
     ["collaboration"],
     ["dataset"],
+    ["mistakes"],
     ["cli"],
     ["experiment", "report"],
     ["experiment.plan", "experiment.folder", "report.statistics"],
