@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
+from torchmetrics.functional import kl_divergence
 
 from cdrl_pl import losses
 from cdrl_pl.rollouts.actor import sample
@@ -56,6 +57,14 @@ def test_reverse_kl_equals_the_formula_with_the_roles_swapped(seed: int) -> None
     target, student = 2 * normal(4, 3, 6, seed=seed), 2 * normal(4, 3, 6, seed=seed + 1)
     expected = per_step(target, lambda z, s: slow_kl(slow_softmax(s), slow_softmax(z)), student)
     assert_allclose(losses.reverse_kl(target, student), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
+def test_kl_equals_the_one_of_torchmetrics(tau: float) -> None:
+    target, student = normal(7, 3, 6), normal(7, 3, 6, seed=1)
+    p, q = ((z / t).softmax(-1).flatten(0, 1) for z, t in ((target, tau), (student, 1.0)))
+    expected = kl_divergence(p, q, reduction="none").view(7, 3)
+    assert_allclose(losses.kl(target, student, tau), expected, rtol=1e-4)
 
 
 LOGITS = hnp.arrays(np.float32, (2, 2, 4), elements=st.floats(-120, 120, width=32))
