@@ -79,7 +79,7 @@ class RunData:
         lines = []
         for attempt in self.folder.attempts:
             path = attempt / "action_distributions.jsonl"
-            lines += [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+            lines += [json.loads(line) for line in _whole_lines(path)] if path.is_file() else []
         return lines
 
     @property
@@ -163,11 +163,15 @@ def read_run(folder: RunFolder, agent: str | None = None) -> RunData:
 
 def read_csv(path: Path) -> dict[str, Array]:
     """A metrics file by column; empty fields are NaN. A last line that is being written is left out."""
-    text = path.read_text()
-    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    lines = list(csv.reader(_whole_lines(path)))
     head, rows = (lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]) if lines else ([], [])
     table = np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(len(rows), len(head))
     return dict(zip(head, table.T, strict=True))
+
+
+def _whole_lines(path: Path) -> list[str]:
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def joined(attempts: Sequence[dict[str, Array]]) -> dict[str, Array]:
