@@ -405,3 +405,10 @@ def test_a_shipped_experiment_can_be_run(
         assert built.model.T_max == experiment.T_max and built.model.agents[experiment.agent].learns
     assert len(configs) == len(experiment.arms) > 1
     assert replace(experiment, episodes=100) == experiment
+
+
+def test_a_config_that_is_never_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "READING", 0.2)
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    with pytest.raises(ExperimentError, match="arms.one: its config was not read within 0.2 s"):
+        driver.resolved_config(waits, "one")

@@ -293,6 +293,9 @@ def test_actions_have_names_where_the_run_says_them(experiment: Path) -> None:
     line = {"env_steps": 30, "p-b/teacher": {"NOOP": 0.9, "FIRE": 0.1}}
     (run / "version_0" / "action_distributions.jsonl").write_text(json.dumps(line) + "\n")
     assert action_names([read_run(RunFolder(run))], "p-b/teacher") == ["NOOP", "FIRE"]
+    line["p-b/teacher"] = {"NOOP": 1.0}  # both of the two actions play it
+    (run / "version_0" / "action_distributions.jsonl").write_text(json.dumps(line) + "\n")
+    assert action_names([read_run(RunFolder(run))], "p-b/teacher") == ["0", "1"]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from cdrl_pl.fingerprint import Fingerprint, code_hash, fingerprint
 
 SET_ASIDE = "set_aside"
 POLL = 0.5  # seconds
+READING = 300.0  # seconds that reading an arm's config may take
 
 
 class Driver:
@@ -137,7 +138,12 @@ def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
     Raises:
         ExperimentError: the command line is wrong, in its own words.
     """
-    answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment())
+    try:
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=READING
+        )
+    except subprocess.TimeoutExpired:
+        raise ExperimentError(f"arms.{arm}: its config was not read within {READING:g} s") from None
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip()] or ["it said nothing"]
         errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]

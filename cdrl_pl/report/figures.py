@@ -235,14 +235,12 @@ def actions(comparison: Comparison) -> Figure | None:
 
 
 def action_names(runs: Sequence[RunData], source: str) -> list[str]:
-    """Names of a policy's actions where the runs say them, else their numbers."""
-    for run in runs:
-        for line in run.distributions:
-            if source in line:
-                return list(line[source])
+    """Names of a policy's actions where the runs say one for each (none for actions that are there twice), else numbers."""
     prefix = f"actions/{source}/"
     numbers = [n.removeprefix(prefix) for n in runs[0].metrics if n.startswith(prefix)]
-    return sorted((n for n in numbers if n.isdigit()), key=int)
+    numbers = sorted((n for n in numbers if n.isdigit()), key=int)
+    named = (list(line[source]) for run in runs for line in run.distributions if source in line)
+    return next((names for names in named if len(names) == len(numbers)), numbers)
 
 
 def _mean_policy(runs: Sequence[RunData], transfer: str, source: str, count: int, end: int) -> Array:
