@@ -410,5 +410,5 @@ def test_a_shipped_experiment_can_be_run(
 def test_a_config_that_is_never_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "READING", 0.2)
     waits = [sys.executable, "-c", "import signal; signal.pause()"]
-    with pytest.raises(ExperimentError, match="arms.one: its config was not read within 0.2 s"):
+    with pytest.raises(ExperimentError, match=r"arms\.one: its config was not read within 0\.2 s"):
         driver.resolved_config(waits, "one")

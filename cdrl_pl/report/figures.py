@@ -235,7 +235,7 @@ def actions(comparison: Comparison) -> Figure | None:
 
 
 def action_names(runs: Sequence[RunData], source: str) -> list[str]:
-    """Names of a policy's actions where the runs say one for each (none for actions that are there twice), else numbers."""
+    """Names of a policy's actions where the runs say one for each (not where two play the same), else their numbers."""
     prefix = f"actions/{source}/"
     numbers = [n.removeprefix(prefix) for n in runs[0].metrics if n.startswith(prefix)]
     numbers = sorted((n for n in numbers if n.isdigit()), key=int)
