@@ -144,7 +144,7 @@ class PolicyNetwork(nn.Module):
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
-        begins = resets.any(1).tolist()
+        begins = resets.numpy().any(1).tolist()
         cuts = [0, *(t for t in range(1, steps) if begins[t]), steps]
         outputs = []
         for start, end in pairwise(cuts):  # one LSTM call between resets, not one per step
