@@ -30,7 +30,8 @@ what people change most (beside any --model.*, --data.* and --trainer.* option):
   --teacher F      (test, validate, predict) a certificated teacher's folder instead of a config ...
   --env ID         ... and the task it plays, its own unless given
   --episodes N     episodes per policy in test and validate
-  --ckpt_path F    resume from (fit) or evaluate (the others) a checkpoint; options given beside it hold
+  --ckpt_path F    resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder;
+                   options given beside it hold
   --imports A,B    refuse configs that would import anything but what is in these packages, before any import
 
 python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_utilities.core.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from cdrl_pl.checkpoints import is_whole, saved
 from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.dataset import RolloutDataModule
 from cdrl_pl.imports import CONFIG_FILES, ImportRefusedError, check_imports
@@ -115,10 +116,13 @@ class CLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Flags given beside a checkpoint hold: nothing is taken from its hyper-parameters."""
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and not Path(path).is_file():
-            refuse(f"ckpt_path is {path!r}, which is no file")
+        """A run's folder stands for its newest whole checkpoint. Flags given beside it hold, not what it was made with."""
+        settings = self.config[self.config.subcommand]
+        path = settings.get("ckpt_path")
+        if path and Path(path).is_dir():
+            settings.ckpt_path = _newest(Path(path))
+        elif path and not Path(path).is_file():
+            refuse(f"ckpt_path is {path!r}, which is no file, nor the folder of a run")
 
     def instantiate_classes(self) -> None:
         """As Lightning's, but what a constructor refuses is said without a traceback."""
@@ -144,6 +148,15 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         with clean_errors():
             super()._run_subcommand(subcommand)
+
+
+def _newest(folder: Path) -> str:
+    for checkpoint in saved([folder]):
+        if is_whole(checkpoint.path):
+            rank_zero_info("from %s", checkpoint.path)
+            return str(checkpoint.path)
+        rank_zero_warn(f"{checkpoint.path} is damaged; the one before it is taken")
+    refuse(f"ckpt_path is {str(folder)!r}, a folder without a whole checkpoint (env_steps=N.ckpt)")
 
 
 def new_version(root: Path) -> str:

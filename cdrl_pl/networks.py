@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +144,7 @@ class PolicyNetwork(nn.Module):
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
-        begins = resets.numpy().any(1).tolist()
+        begins: Any = resets.numpy().any(1).tolist()
         cuts = [0, *(t for t in range(1, steps) if begins[t]), steps]
         outputs = []
         for start, end in pairwise(cuts):  # one LSTM call between resets, not one per step

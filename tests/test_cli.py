@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -475,6 +476,39 @@ def test_fault_18_a_damaged_checkpoint_is_refused(
     *config, _, checkpoint = saved(finished)
     (tmp_path / "damaged.ckpt").write_bytes(Path(checkpoint).read_bytes()[:kept])
     assert "the checkpoint cannot be read" in refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
+
+
+def test_a_runs_folder_stands_for_its_newest_checkpoint(finished: Path, run: Run) -> None:
+    *config, _, path = saved(finished)
+    folder = Path(path).parents[1]
+    for given in (folder, folder / "checkpoints"):
+        assert run("test", *config, "--ckpt_path", given, "--episodes=1").trainer.ckpt_path == str(newest(folder))
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "checkpoints").iterdir(), key=lambda p: int(p.stem.split("=")[1]))
+
+
+def test_fault_18_where_the_newest_is_damaged_the_one_before_is_taken_and_that_is_said(
+    finished: Path, run: Run, tmp_path: Path
+) -> None:
+    *config, _, path = saved(finished)
+    shutil.copytree(Path(path).parent, tmp_path / "checkpoints")
+    cut = newest(tmp_path)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=rf"{re.escape(cut.name)} is damaged; the one before it is taken"):
+        ended = run("fit", *config, "--ckpt_path", tmp_path, "--T_max=140")
+    assert float(metrics(Path(ended.trainer.log_dir or ""))[0]["env_steps"]) == 100
+    assert ended.model.env_steps == {"alpha": 140, "beta": 140}
+
+
+def test_fault_18_a_folder_without_a_whole_checkpoint_is_refused(
+    finished: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    *config, _, _ = saved(finished)
+    (tmp_path / "env_steps=5.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert "a folder without a whole checkpoint" in refused(*config, "--ckpt_path", tmp_path)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -18,9 +18,10 @@ import yaml
 from command_line import CONFIGS, REPOSITORY, Run
 
 from cdrl_pl import fingerprint
+from cdrl_pl.checkpoints import is_whole
 from cdrl_pl.experiment import command, driver
 from cdrl_pl.experiment.driver import check_fair
-from cdrl_pl.experiment.folder import RunFolder, is_whole, last_line, lock
+from cdrl_pl.experiment.folder import RunFolder, last_line, lock
 from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 
 run, build = command_line.run, command_line.build

@@ -14,7 +14,8 @@ from cdrl_pl.fingerprint import ONLY_READS_OR_STARTS_RUNS
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "files", "fingerprint", "imports"],
+    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "files", "fingerprint"],
+    ["imports", "checkpoints"],
     ["envs.config"],
     ["envs.games"],
     ["envs.atari", "envs.gym"],

@@ -7,11 +7,11 @@ import fcntl
 import json
 import os
 import re
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cdrl_pl.checkpoints import Checkpoint, is_whole, saved
 from cdrl_pl.files import write_json
 from cdrl_pl.fingerprint import Fingerprint
 
@@ -36,18 +36,9 @@ class RunFolder:
         ]
         return [path for _, path in sorted(numbered)]
 
-    def newest_checkpoint(self) -> tuple[Path, int] | None:
-        """The whole checkpoint of most decisions over all attempts, and its T; damaged ones are passed over."""
-        found = [
-            (int(match[1]), path)
-            for attempt in self.attempts
-            for path in attempt.glob("checkpoints/*.ckpt")
-            if (match := re.fullmatch(r"env_steps=(\d+)\.ckpt", path.name))
-        ]
-        for env_steps, path in sorted(found, reverse=True):
-            if is_whole(path):
-                return path, env_steps
-        return None
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The whole checkpoint of most decisions over all attempts; damaged ones are passed over."""
+        return next((checkpoint for checkpoint in saved(self.attempts) if is_whole(checkpoint.path)), None)
 
     def scores(self) -> dict[str, Any] | None:
         """The scores of the final policy; None before they are there."""
@@ -67,15 +58,6 @@ class RunFolder:
         """The last log line of the running attempt; empty before the first."""
         attempts = self.attempts
         return last_line(attempts[-1] / "metrics.csv") if attempts else {}
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint (a zip archive with checksums) is undamaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def last_line(path: Path) -> dict[str, str]:

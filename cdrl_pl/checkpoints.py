@@ -1,0 +1,39 @@
+"""Which checkpoint a run can go on from. Torch-free."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+NAME = re.compile(r"env_steps=(\d+)\.ckpt")  # as callbacks.EnvStepsCheckpoint saves it
+
+
+class Checkpoint(NamedTuple):
+    """A file, and T in it."""
+
+    path: Path
+    env_steps: int
+
+
+def saved(folders: Iterable[Path]) -> Iterator[Checkpoint]:
+    """The checkpoints in these folders and in their ``checkpoints/``, most decisions first, damaged ones too."""
+    found = [
+        Checkpoint(path, int(match[1]))
+        for folder in folders
+        for pattern in ("*.ckpt", "checkpoints/*.ckpt")
+        for path in folder.glob(pattern)
+        if (match := NAME.fullmatch(path.name))
+    ]
+    yield from sorted(found, key=lambda checkpoint: (checkpoint.env_steps, checkpoint.path), reverse=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint (a zip archive with checksums) is undamaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
