@@ -116,7 +116,7 @@ class CLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """A run's folder stands for its newest whole checkpoint. Flags given beside it hold, not what it was made with."""
+        """A run's folder stands for its newest whole checkpoint. Flags given beside one hold over what is in it."""
         settings = self.config[self.config.subcommand]
         path = settings.get("ckpt_path")
         if path and Path(path).is_dir():
