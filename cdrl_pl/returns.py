@@ -40,19 +40,14 @@ def gae(
     Returns:
         Advantages [T, B] and returns [T, B], in the dtype of ``values`` and without gradient.
     """
-    steps = len(rewards)
     _check_shapes(rewards, values, terminated=terminated, truncated=truncated, final_values=final_values)
     with torch.no_grad():
         following = next_values(values, terminated, truncated, final_values)
-        goes_on = (~(terminated | truncated)).to(values.dtype)
+        ends = terminated | truncated
+        goes_on = (~ends).to(values.dtype)
         deltas = rewards + gamma * following - values[:-1]
-        advantages, returns = torch.empty_like(deltas), torch.empty_like(deltas)
-        advantage = torch.zeros_like(values[0])
-        ret = values[-1]
-        for t in range(steps - 1, -1, -1):
-            advantage = deltas[t] + (gamma * lam) * goes_on[t] * advantage
-            ret = rewards[t] + gamma * torch.where(goes_on[t].bool(), ret, following[t])
-            advantages[t], returns[t] = advantage, ret
+        advantages = _backwards(deltas, gamma * lam * goes_on, torch.zeros_like(values[0]))
+        returns = _backwards(rewards + gamma * following.masked_fill(~ends, 0.0), gamma * goes_on, values[-1])
     return advantages, returns
 
 
@@ -91,14 +86,20 @@ def vtrace(
         rhos, cs = ratios.clamp(max=rho_clip), lam * ratios.clamp(max=c_clip)
         deltas = rewards + gamma * next_values(values, terminated, truncated, final_values) - values[:-1]
         goes_on = (~(terminated | truncated)).to(values.dtype)
-        advantages, targets = torch.empty_like(deltas), torch.empty_like(deltas)
-        correction = torch.zeros_like(values[0])  # v_{t+1} - V_{t+1}, 0 across an episode's end
-        for t in range(len(rewards) - 1, -1, -1):
-            ahead = gamma * goes_on[t] * correction
-            advantages[t] = rhos[t] * (deltas[t] + lam * ahead)
-            correction = rhos[t] * deltas[t] + cs[t] * ahead
-            targets[t] = values[t] + correction
+        corrections = _backwards(rhos * deltas, gamma * cs * goes_on, torch.zeros_like(values[0]))  # v_t - V_t
+        ahead = torch.cat([corrections[1:], torch.zeros_like(values[:1])])  # v_{t+1} - V_{t+1}
+        advantages = rhos * (deltas + gamma * lam * goes_on * ahead)
+        targets = values[:-1] + corrections
     return advantages, targets
+
+
+def _backwards(added: Tensor, factor: Tensor, last: Tensor) -> Tensor:
+    """x [T, B] with x_t = added_t + factor_t x_{t+1}, from x_T = ``last`` [B]: one operation per step."""
+    x, found = last, []
+    for t in range(len(added) - 1, -1, -1):
+        x = torch.addcmul(added[t], factor[t], x)
+        found.append(x)
+    return torch.stack(found[::-1])
 
 
 def _check_shapes(rewards: Tensor, values: Tensor, **others: Tensor) -> None:
