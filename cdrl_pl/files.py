@@ -18,7 +18,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     try:
         _write(path, content)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ def loads(folder: Path) -> list[int]:
     return sorted(checkpoint["collaboration"]["env_steps"]["beta"] for checkpoint in found)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where a shell started these tests in the background, with that signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_fault_13_a_signal_while_saving_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
