@@ -94,6 +94,7 @@ def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, acto
     )
 
     def learn() -> None:
+        """One gradient step."""
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = student.reinforcement_losses(student(rollout), rollout).total

@@ -47,6 +47,7 @@ class AtariGame:
         resize(self._screen, self.config.crop, out)
 
     def reset(self, out: Array) -> None:
+        """Starts an episode, after up to ``noop_max`` no-ops."""
         ale = self._ale
         ale.reset_game()
         self._steps = 0
@@ -58,6 +59,7 @@ class AtariGame:
         self._observe(out)
 
     def step(self, action: int, out: Array) -> tuple[float, bool, bool]:
+        """Plays one decision of as many frames as the skip says."""
         act, name = self._ale.act, self._actions[action]
         frames = self._low if self._low == self._high else int(self._rng.integers(self._low, self._high + 1))
         reward = 0
@@ -69,6 +71,7 @@ class AtariGame:
         return float(reward), terminated, not terminated and self._steps >= self._limit
 
     def snapshot(self) -> dict[str, Any]:
+        """The emulator's state, the last screen and this game's randomness."""
         return {
             "emulator": np.frombuffer(self._ale.cloneSystemState().__getstate__(), np.uint8).copy(),
             "screen": self._screen.copy(),
@@ -77,6 +80,7 @@ class AtariGame:
         }
 
     def restore(self, snapshot: dict[str, Any], out: Array) -> None:
+        """Goes on from a snapshot."""
         import ale_py
 
         state: Any = ale_py.ALEState.__new__(ale_py.ALEState)

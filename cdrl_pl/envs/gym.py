@@ -73,19 +73,23 @@ class GymGame:
         self._write(obs, out)
 
     def reset(self, out: Array) -> None:
+        """Starts the next episode, seeded by its number."""
         self._episode += 1
         self._begin(out)
 
     def step(self, action: int, out: Array) -> tuple[float, bool, bool]:
+        """Plays one decision."""
         self._played.append(action)
         obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
         self._write(obs, out)
         return float(reward), bool(terminated), bool(truncated) and not terminated
 
     def snapshot(self) -> dict[str, Any]:
+        """The episode's number and its actions so far."""
         return {"seed": self._seed, "episode": self._episode, "actions": np.asarray(self._played, np.int16)}
 
     def restore(self, snapshot: dict[str, Any], out: Array) -> None:
+        """Plays the episode's actions again."""
         self._seed, self._episode = snapshot["seed"], snapshot["episode"]
         self._begin(out)
         for action in snapshot["actions"].tolist():
