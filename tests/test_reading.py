@@ -1,4 +1,4 @@
-"""The two readings of the paper: every row of the table in which text and program differ changes what is computed."""
+"""The paper's text and its program: the table of where they differ, and each row by itself."""
 
 from __future__ import annotations
 
@@ -10,67 +10,25 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from graphs import (
-    FixedData,
-    agent,
-    copy_of,
-    fit,
-    graph,
-    new_network,
-    parts_changed,
-    played,
-    random_batch,
-    random_rollout,
-    spread,
-    step_once,
-    store,
-    transfer,
-)
+from graphs import agent, copy_of, fit, graph, parts_changed, played, random_rollout, spread, step_once
+from readings import TABLE, make
 from torch import Tensor
 from torch.testing import assert_close
 from wide_cartpole import WIDE
 
 from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.reading import READINGS, Reading, ReadingOverrides, resolve_reading
 from cdrl_pl.student import Student
 from cdrl_pl.transfer import Transfer, TransferConfig
-from cdrl_pl.types import PolicyOutput, Rollout, join
+from cdrl_pl.types import PolicyOutput, Rollout
 
 PRESETS = ("paper", "code")
-
-TABLE: dict[str, tuple[Any, Any]] = {
-    # field: text, program; in the order of the specification's section 6
-    "activation": ("relu", "elu"),
-    "alignment_kl": ("forward", "reverse"),
-    "use_temperature": (True, False),
-    "kl_reduction": ("sum", "mean"),
-    "teacher_state": ("own", "student"),
-    "distill_step": ("joint", "separate"),
-    "order": ("align_first", "distill_first"),
-    "T1": (4_000_000, 1_000_000),
-    "T2": (6_000_000, 2_000_000),
-    "stop": (15_000_000, None),
-    "concatenate": (False, True),
-    "time_limit": ("bootstrap", "terminal"),
-}
 
 
 def only_transfer(module: Collaboration) -> Transfer:
     (found,) = module.edges
     return found
-
-
-def make(preset: str, *, agents: dict[str, AgentConfig] | None = None, row: str = "", **options: Any) -> Collaboration:
-    """A preset; or, where ``row`` names a row of the table, the text with the preset's value in this row alone."""
-    reading = None
-    if row:
-        reading, preset = ReadingOverrides(**{row: getattr(READINGS[preset], row)}), "paper"
-    module = graph(transfer(**options), agents=agents, preset=preset, reading=reading)
-    for i, found in enumerate(module.agents.values()):
-        spread(found.network, i)
-    return module
 
 
 def outputs(module: Collaboration, rollout: Rollout) -> tuple[PolicyOutput, Tensor]:
@@ -363,75 +321,3 @@ def test_time_limit(tmp_path: Path, preset: str) -> None:
     step_once(module, tmp_path, {"beta": rollout})
     ret = rollout.rewards.item() + (0.99 * 100 if preset == "paper" else 0.0)
     assert module.journal.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)
-
-
-# The presets, end to end
-
-
-ROWS = {
-    # row of the specification's section 6: fields
-    "alignment activations": ["activation"],
-    "alignment KL": ["alignment_kl"],
-    "tau in the alignment": ["use_temperature"],
-    "reduction of the KLs": ["kl_reduction"],
-    "teacher's LSTM state": ["teacher_state"],
-    "distillation step": ["distill_step"],
-    "order": ["order"],
-    "T1/T2 with a certificated teacher": ["T1", "T2"],
-    "stop": ["stop"],
-    "rollouts": ["concatenate"],
-    "time limit": ["time_limit"],
-}
-
-
-def trained(folder: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """The weights after a run in which every field matters: tau is 2, and 100,000 of a schedule become 1 decision."""
-    scaled = {k: v and v // 100_000 for k in ("T1", "T2", "stop") if (v := getattr(reading, k)) is not None}
-    monkeypatch.setitem(READINGS, "paper", replace(reading, **scaled))
-    torch.manual_seed(0)
-    edge = transfer(T1=None, T2=None, temperature=2.0)
-    module = Collaboration({"alpha": agent(WIDE), "beta": agent()}, [edge], T_max=200, log_every=10)
-    for i, found in enumerate(module.agents.values()):
-        spread(found.network, i)
-    if reading.concatenate:  # what the pool does where rollouts are waiting
-        batches = [{k: join([v, random_batch(module, 1)[k]]) for k, v in random_batch(module, 0).items()}]
-    else:
-        batches = [random_batch(module, 0), random_batch(module, 1)]
-    fit(module, FixedData(*batches), folder)
-    return copy_of(module)
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_every_row_alone_changes_a_run(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paper, code = READINGS["paper"], READINGS["code"]
-    changed = replace(paper, **{name: getattr(code, name) for name in ROWS[row]})
-    assert parts_changed(trained(tmp_path, paper, monkeypatch), trained(tmp_path, changed, monkeypatch))
-
-
-def test_the_presets_differ_in_the_rows_of_the_table_and_in_nothing_else(tmp_path: Path) -> None:
-    """The program's preset with every row put back to the text's trains bit for bit as the text's does."""
-    assert sorted(name for names in ROWS.values() for name in names) == sorted(f.name for f in fields(Reading))
-    assert list(TABLE) == [name for names in ROWS.values() for name in names]
-    paper = READINGS["paper"]
-    back = ReadingOverrides(**{f.name: getattr(paper, f.name) for f in fields(ReadingOverrides)})
-    weights = []
-    for preset, reading in (("paper", None), ("code", back), ("code", None)):
-        module = graph(transfer(T1=10, T2=30, stop=90, temperature=2.0), preset=preset, reading=reading)
-        for i, found in enumerate(module.agents.values()):
-            spread(found.network, i)
-        fit(module, FixedData(random_batch(module, 0), random_batch(module, 1)), tmp_path)
-        weights.append(copy_of(module))
-    assert not parts_changed(weights[0], weights[1])
-    assert parts_changed(weights[0], weights[2])
-
-
-# The whole program's reading, end to end
-
-
-def test_the_programs_reading_trains_and_keeps_the_order_of_its_optimizers(tmp_path: Path) -> None:
-    store(tmp_path / "expert", new_network(3, actions=5), WIDE)
-    agents = {"alpha": AgentConfig(certificate=str(tmp_path / "expert")), "beta": agent()}
-    module = graph(transfer(T1=20, T2=40), agents=agents, preset="code", T_max=60)
-    trainer = fit(module, FixedData(random_batch(module)), tmp_path)
-    steps = [max(int(s["step"]) for s in optimizer.state.values()) for optimizer in trainer.optimizers]
-    assert steps == [6, 4, 2]  # student, F, distillation

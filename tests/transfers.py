@@ -1,0 +1,21 @@
+"""What tests of transfers share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from graphs import transfer as edge
+
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.reading import READINGS, Reading
+from cdrl_pl.transfer import Transfer
+
+PAPER = READINGS["paper"]
+
+
+def join(
+    teacher: PolicyNetwork, student: PolicyNetwork, kind: str = "deep", reading: Reading = PAPER, **options: Any
+) -> Transfer:
+    torch.manual_seed(1)
+    return Transfer(edge("alpha", "beta", kind, **options), teacher, student, reading)
