@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -36,6 +37,7 @@ QUIET = [
 QUIET_NOTES = ("Seed set to", "`weights_only` was not set", "GPU available: False", "TPU available: False", "litlogger")
 RUN_VERSION = "CDRL_PL_RUN_VERSION"  # tells the processes that a strategy launches which run folder it is
 TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # options of the trainer that must agree
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -135,9 +137,14 @@ class CLI(LightningCLI):
         The saved config does not name them, so that a run started from it gets a folder of its own.
         """
         settings = self.config_init[self.subcommand].trainer
-        if settings.logger not in (None, True):
-            return super().instantiate_trainer(**kwargs)
-        trainer = super().instantiate_trainer(**kwargs, logger=False)
+        own = settings.logger in (None, True)
+        try:
+            trainer = super().instantiate_trainer(**kwargs, **({"logger": False} if own else {}))
+        except (MisconfigurationException, ValueError) as error:  # Lightning's do not say which option they are about
+            chosen = ", ".join(f"{option} {settings[option]}" for option in DEVICES)
+            raise MisconfigurationException(f"trainer ({chosen}): {error}") from error
+        if not own:
+            return trainer
         root = settings.default_root_dir
         version = os.environ.get(RUN_VERSION) or new_version(Path(root))
         os.environ[RUN_VERSION] = version

@@ -111,7 +111,9 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("data.pool.workers", 0, ["pool.workers is 0", "1 or more"]),
         ("trainer.callbacks.0.init_args.every", 0, ["EnvStepsCheckpoint.every is 0", "1 or more"]),
         ("trainer.callbacks.1.init_args", {"agent": "alpha"}, ["CertificatedTeacher", "required: threshold"]),
-        ("trainer.accelerator", "warp", ["accelerator", "warp"]),
+        ("trainer.accelerator", "warp", ["trainer (accelerator warp", "invalid"]),
+        ("trainer.accelerator", "tpu", ["trainer (accelerator tpu", "devices"]),
+        ("trainer.devices", 0, ["trainer (", "devices 0", "not a valid input"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(
