@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing as mp
-import os
 import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from cdrl_pl.envs import EnvConfig, describe
+from cdrl_pl.machine import cores
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.actor import sample
 from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
@@ -152,7 +152,7 @@ def measure(beside: bool, workers: int, copies: int, rollouts: int, bf16: bool) 
 def main() -> None:
     """Measures both in turn, three times, and prints each ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--copies", type=int, default=16)
     parser.add_argument("--rollouts", type=int, default=40)
     parser.add_argument("--bf16", action="store_true")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.throughput import ENV, random_teacher, training
+from cdrl_pl.machine import cores
 
 AXES = {
     "workers": (1, 2, 4, 8, 16),
@@ -87,7 +87,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "scaling.json"
     points: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
-    print(f"{os.cpu_count()} cores\n\n| | decisions/s | learner waits | workers wait | memory, MB |")
+    print(f"{cores()} cores\n\n| | decisions/s | learner waits | workers wait | memory, MB |")
     print("|---|---|---|---|---|")
     for axis in arguments.axis:
         points[axis] = {}

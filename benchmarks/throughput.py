@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import yaml
 from cdrl_pl.certificate import save_certificate
 from cdrl_pl.envs import EnvConfig, describe, make_game, resolve
 from cdrl_pl.evaluation import Score
-from cdrl_pl.machine import keep_freed_memory
+from cdrl_pl.machine import cores, keep_freed_memory
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.actor import sample
 from cdrl_pl.student import LearnerConfig, Student
@@ -170,12 +169,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--decisions", type=int, default=80_000, help="decisions of each training run")
     parser.add_argument("--precision", default="bf16-mixed", help="of the learner and of the actors (bf16)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes")
+    parser.add_argument("--workers", type=int, default=cores(), help="worker processes")
     parser.add_argument("--copies", type=int, default=32, help="environment copies per worker")
     parser.add_argument("--batch-copies", type=int, default=None, help="copies per gradient step (default: all)")
     arguments = parser.parse_args()
     env = EnvConfig(arguments.env)
-    cores, copies = os.cpu_count() or 1, arguments.copies
+    copies = arguments.copies
     bf16 = arguments.precision.startswith("bf16")
     config: dict[str, Any] = {
         "seed_everything": 1,
@@ -205,10 +204,10 @@ def main() -> None:
         cdrl = training(config, root / "cdrl", arguments.decisions)
     after = single_core(env, copies, arguments.batch_copies or copies, bf16, bf16)
     terms = {k: (before[k] + after[k]) / 2 for k in before}  # the machine drifts: before and after
-    ceiling = cores / sum(terms.values())
-    print(f"{env.id}, {cores} cores")
+    ceiling = cores() / sum(terms.values())
+    print(f"{env.id}, {cores()} cores")
     print("single core, ms per decision: " + ", ".join(f"{k} {1000 * v:.3f}" for k, v in terms.items()))
-    print(f"ceiling {cores} / sum = {ceiling:.0f} decisions/s")
+    print(f"ceiling {cores()} / sum = {ceiling:.0f} decisions/s")
     print(f"A3C {a3c['decisions_per_s']:.0f} decisions/s, {a3c['decisions_per_s'] / ceiling:.0%} of the ceiling")
     print(f"with teacher, alignment and distillation {cdrl['decisions_per_s']:.0f} decisions/s")
     print(f"first update after {a3c['first_update_s']:.1f} s, peak memory {a3c['peak_rss_mb']:.0f} MB (all processes)")

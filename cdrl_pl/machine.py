@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+from pathlib import Path
 
 import torch
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's CPU quota: "<microseconds, or max> <of every>"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def cores() -> int:
+    """CPU cores that this process may use: those it is bound to (by SLURM, taskset, Docker), within its CPU quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_MAX.read_text().split()
+        return max(1, min(bound, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is none
+        return bound
 
 
 def cpu_has_bf16() -> bool:
@@ -27,17 +40,17 @@ def workers_per_agent(agents: int, ranks: int) -> int:
 
     The learner has no core of its own: it and the workers take turns, and the queue keeps both busy.
     """
-    return max(1, (os.cpu_count() or 1) // (agents * ranks))
+    return max(1, cores() // (agents * ranks))
 
 
 def learner_threads(workers: int, ranks: int) -> int:
     """The cores that all workers leave, shared among the ranks; at least 1. More would spin beside busy workers."""
-    return max(1, ((os.cpu_count() or 1) - workers) // ranks)
+    return max(1, (cores() - workers) // ranks)
 
 
 def evaluation_processes(episodes: int) -> int:
     """As many as cores, but at least 8 episodes in each: starting one takes a second."""
-    return max(1, min(os.cpu_count() or 1, episodes // 8))
+    return max(1, min(cores(), episodes // 8))
 
 
 def keep_freed_memory() -> bool:

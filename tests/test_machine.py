@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +17,35 @@ from cdrl_pl.rollouts.config import PoolConfig
 
 
 @pytest.mark.parametrize(
+    ("quota", "wanted"),
+    [
+        ("max 100000", 6),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("5000 100000", 1),
+        ("900000 100000", 6),
+        (None, 6),
+    ],
+)
+def test_cores_are_those_the_process_is_bound_to_within_its_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str | None, wanted: int
+) -> None:
+    """A machine of 64, as a batch system or a container gives a part of it."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(machine, "CPU_MAX", tmp_path / "cpu.max")
+    if quota is not None:
+        machine.CPU_MAX.write_text(quota + "\n")
+    assert machine.cores() == wanted
+
+
+@pytest.mark.parametrize(
     ("cores", "agents", "ranks", "wanted"), [(2, 1, 1, 2), (2, 2, 1, 1), (2, 3, 2, 1), (16, 2, 2, 4)]
 )
 def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, agents: int, ranks: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     assert machine.workers_per_agent(agents, ranks) == wanted
 
 
@@ -31,7 +55,7 @@ def test_workers_share_the_cores(
 def test_the_learner_takes_the_cores_that_workers_leave(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, ranks: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     assert machine.learner_threads(workers, ranks) == wanted
 
 
@@ -41,7 +65,7 @@ def test_the_learner_takes_the_cores_that_workers_leave(
 def test_evaluations_take_the_cores_but_not_for_a_few_episodes(
     monkeypatch: pytest.MonkeyPatch, cores: int, episodes: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     assert machine.evaluation_processes(episodes) == wanted
 
 
