@@ -40,7 +40,7 @@ class Progress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Redraws the panel, or prints a line for each log line, at most every 5 seconds."""
+        """Redraws the panel, or prints a line for each log line, at most every 5 seconds and the last in any case."""
         assert isinstance(pl_module, Collaboration)
         if not trainer.is_global_zero:
             return
@@ -50,13 +50,18 @@ class Progress(pl.Callback):
                 f"first update {now - self._began:.1f} s after training began", highlight=False, soft_wrap=True
             )
             self._began = None
+        if now - self._drawn >= (5.0 if self._live is None else 1 / self.refresh):
+            self._show(pl_module, now)
+
+    def _show(self, module: Collaboration, now: float) -> None:
+        line = module.journal.latest.get("env_steps", -1.0)
         if self._live is not None:
-            if now - self._drawn >= 1 / self.refresh:
-                self._drawn = now
-                self._live.update(render(pl_module), refresh=True)
-        elif pl_module.journal.latest.get("env_steps", -1.0) != self._line and now - self._drawn >= 5.0:
-            self._drawn, self._line = now, pl_module.journal.latest.get("env_steps", -1.0)
-            self._console.print(summary(pl_module), highlight=False, soft_wrap=True)
+            self._live.update(render(module), refresh=True)
+        elif line != self._line:
+            self._console.print(summary(module), highlight=False, soft_wrap=True)
+        else:
+            return
+        self._drawn, self._line = now, line
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -64,7 +69,10 @@ class Progress(pl.Callback):
             self._live = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the panel."""
+        """Shows where the run ended, and closes the panel."""
+        assert isinstance(pl_module, Collaboration)
+        if trainer.is_global_zero:
+            self._show(pl_module, time.monotonic())
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
