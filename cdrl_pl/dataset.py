@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import IterableDataset
 
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.envs import check_drawn
 from cdrl_pl.machine import cpu_has_bf16, keep_freed_memory, learner_threads, workers_per_agent
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
@@ -126,7 +127,14 @@ class RolloutDataModule(pl.LightningDataModule):
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def setup(self, stage: str) -> None:
-        """Makes the pools (their processes start with the first batch) and sets the learner's threads."""
+        """Makes the pools (their processes start with the first batch) and sets the learner's threads.
+
+        Raises:
+            EnvError: a video of an agent is wanted, and its task cannot be drawn.
+        """
+        if stage == "predict":
+            for agent in self._module.agents.values():
+                check_drawn(agent.env)
         if stage != "fit" or self.pools:
             return
         module, trainer = self._module, self.trainer

@@ -367,6 +367,17 @@ def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path
     assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "videos" / "pong.mp4"]
 
 
+def test_a_task_that_cannot_be_drawn_is_refused_before_anything_is_played(
+    run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
+    with pytest.raises(SystemExit) as ended:
+        run("predict", *saved(finished))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "env.id 'CartPole-v1' cannot be drawn: pygame is not installed" in said and "Traceback" not in said
+
+
 # Precision
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from games import start
+from gymnasium.envs.classic_control import CartPoleEnv
 from numpy.testing import assert_array_equal
 from toy_envs import COUNTING_SPEC, toy
 
-from cdrl_pl.envs import EnvConfig, EnvError, describe, make_game, resolve
+from cdrl_pl.envs import EnvConfig, EnvError, check_drawn, describe, make_game, resolve
 
 # Other environments
 
@@ -145,3 +146,9 @@ def test_dict_observations_are_refused() -> None:
 def test_fault_24_images_that_are_not_channels_last_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(EnvError, match="has images of shape"):
         make_game(toy("Image", shape=shape), 0)
+
+
+def test_a_task_that_draws_no_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CartPoleEnv, "render", lambda self: None)
+    with pytest.raises(EnvError, match=r"env.id 'CartPole-v1' draws no picture \[H, W, 3\]"):
+        check_drawn(EnvConfig("CartPole-v1"))

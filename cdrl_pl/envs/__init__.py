@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cdrl_pl.envs.atari import AtariGame
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, is_atari, resolve
 from cdrl_pl.envs.games import Game
 from cdrl_pl.envs.gym import GymGame
 
-__all__ = ["EnvConfig", "EnvError", "EnvSpec", "Game", "describe", "is_atari", "make_game", "resolve"]
+__all__ = ["EnvConfig", "EnvError", "EnvSpec", "Game", "check_drawn", "describe", "is_atari", "make_game", "resolve"]
 
 
 def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:
@@ -25,5 +27,15 @@ def describe(config: EnvConfig) -> EnvSpec:
     game = make_game(config, seed=0)
     try:
         return game.spec
+    finally:
+        game.close()
+
+
+def check_drawn(config: EnvConfig) -> None:
+    """Raises EnvError where the task cannot be drawn, such as for want of a library; else as ``make_game``."""
+    game = make_game(config, seed=0, render=True)
+    try:
+        game.reset(np.empty(game.spec.obs_shape, game.spec.obs_dtype))
+        game.render()
     finally:
         game.close()

@@ -96,7 +96,15 @@ class GymGame:
             self.step(action, out)
 
     def render(self) -> Array:
-        return np.asarray(self._env.render())
+        import gymnasium
+
+        try:
+            picture = np.asarray(self._env.render())
+        except gymnasium.error.Error as error:
+            raise EnvError(f"env.id {self.config.id!r} cannot be drawn: {error}") from None
+        if picture.ndim != 3 or picture.shape[-1] != 3:
+            raise EnvError(f"env.id {self.config.id!r} draws no picture [H, W, 3] in the render mode rgb_array")
+        return picture
 
     def close(self) -> None:
         self._env.close()
