@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from cdrl_pl import losses
@@ -275,6 +276,15 @@ class Collaboration(pl.LightningModule):
         self.journal.start(self.clock)
 
     # Evaluation of the frozen policies on fresh environments
+
+    def on_test_start(self) -> None:
+        """Warns of agents that have learned nothing, which is seldom what was meant."""
+        if untrained := [name for name, agent in self.agents.items() if agent.learns and not self.env_steps[name]]:
+            rank_zero_warn(
+                f"no --ckpt_path was given: {', '.join(untrained)} will play with untrained, initial weights"
+            )
+
+    on_validation_start = on_predict_start = on_test_start
 
     def _evaluate(self, job: tuple[str, bool, int]) -> Score:
         name, greedy, episodes = job

@@ -352,6 +352,18 @@ def test_a_checkpoint_can_be_evaluated(command: str, finished: Path, run: Run) -
     assert all(torch.equal(v, weights[k]) for k, v in ended.model.state_dict().items())
 
 
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_agents_that_learned_nothing_are_not_evaluated_in_silence(
+    command: str, finished: Path, run: Run, recwarn: pytest.WarningsRecorder
+) -> None:
+    *config, option, checkpoint = saved(finished)
+    untrained = "no --ckpt_path was given: alpha, beta will play with untrained, initial weights"
+    for arguments, wanted in (([option, checkpoint], []), ([], [untrained])):
+        recwarn.clear()
+        run(command, *config, *arguments, "--data.evaluation_episodes=1")
+        assert [str(w.message) for w in recwarn if "ckpt_path" in str(w.message)] == wanted
+
+
 def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path: Path) -> None:
     import cv2
 
