@@ -280,9 +280,8 @@ class Collaboration(pl.LightningModule):
     def on_test_start(self) -> None:
         """Warns of agents that have learned nothing, which is seldom what was meant."""
         if untrained := [name for name, agent in self.agents.items() if agent.learns and not self.env_steps[name]]:
-            rank_zero_warn(
-                f"no --ckpt_path was given: {', '.join(untrained)} will play with untrained, initial weights"
-            )
+            names = ", ".join(untrained)
+            rank_zero_warn(f"no --ckpt_path was given: {names} will play with untrained, initial weights")
 
     on_validation_start = on_predict_start = on_test_start
 
