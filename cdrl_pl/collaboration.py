@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from cdrl_pl import losses
@@ -90,8 +90,15 @@ class Collaboration(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuses to fit what has nothing to learn; such a graph can still be evaluated."""
-        if stage == "fit" and not self.playing:
+        if stage != "fit":
+            return
+        if not self.playing:
             raise ValueError("model.agents: every agent is certificated and none is taught; nothing would be trained")
+        for transfer in self.edges:
+            if not self.agents[student := transfer.config.student].learns:
+                rank_zero_info(
+                    "%s is certificated: %s aligns to it, and past T2 distils nothing into it", student, transfer.name
+                )
 
     # The graph
 

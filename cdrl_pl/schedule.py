@@ -6,9 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-NEVER = 2**63 - 1
-"""A T that no run reaches."""
-
 
 @dataclass(frozen=True)
 class Schedule:

@@ -26,7 +26,8 @@ class TransferConfig:
     Attributes:
         teacher, student: names of agents.
         T1: decisions of the student at which alignment training starts; null takes the preset's.
-        T2: decisions at which distillation starts; null takes the preset's.
+        T2: decisions at which distillation starts; null takes the preset's. A certificated student is measured from
+            then on, and not changed.
         stop: decisions at which both end; null takes the preset's, "never" has no end.
         temperature: tau, dividing the target's logits, in both losses.
         temperature_end: tau it goes to in a straight line over ``temperature_steps`` decisions from the transfer's

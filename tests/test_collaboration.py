@@ -100,16 +100,18 @@ def test_a_certificated_teacher_never_changes(tmp_path: Path, preset: str) -> No
     assert recorder.changed_at(BETA + "distill_head") == list(range(60, 90, 10))
 
 
-def test_a_frozen_student_is_aligned_to_and_not_trained(tmp_path: Path) -> None:
-    """The offline protocol: F learns between two experts."""
+def test_a_frozen_student_is_aligned_to_and_not_trained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The offline protocol: F learns between two experts; and it is said that nothing else does."""
     for i, name in enumerate(("alpha", "beta")):
         store(tmp_path / name, new_network(i, actions=(5, 2)[i]), (WIDE, "CartPole-v1")[i])
     agents = {name: AgentConfig(certificate=str(tmp_path / name)) for name in ("alpha", "beta")}
     module, recorder = graph(transfer(T2=60), agents=agents), Recorder()
     assert list(module.playing) == ["beta"]
-    fit(module, FixedData(random_batch(module)), tmp_path, recorder)
+    with caplog.at_level("INFO"):
+        fit(module, FixedData(random_batch(module)), tmp_path, recorder)
     assert recorder.changed_at(F) == list(range(0, 120, 10))
     assert recorder.changed_at(BETA) == recorder.changed_at(ALPHA) == []
+    assert "beta is certificated: alpha-beta aligns to it, and past T2 distils nothing into it" in caplog.text
 
 
 # From what

@@ -110,6 +110,7 @@ def test_a_line_that_is_being_written_is_left_out(experiment: Path) -> None:
         ({}, {}, (4_000_000, 6_000_000, 15_000_000)),
         ({"preset": "code"}, {}, (1_000_000, 2_000_000, None)),
         ({}, {"T1": 1, "T2": 2, "stop": 3, "alignment": {"kind": "identity"}}, (None, 2, 3)),
+        ({}, {"T1": 1, "T2": 2, "stop": 3, "alignment": {"file": "alignment.safetensors"}}, (None, 2, 3)),
     ],
 )
 def test_the_marks_are_those_of_the_schedule(

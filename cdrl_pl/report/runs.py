@@ -95,8 +95,9 @@ class RunData:
                 value = transfer.get(mark) if value is None else value
                 value = getattr(preset, mark) if value is None else value
                 marks[mark] = None if value == "never" else value
-            if (transfer.get("alignment") or {}).get("kind") == "identity":
-                marks["T1"] = None
+            alignment = transfer.get("alignment") or {}
+            if alignment.get("kind") == "identity" or alignment.get("file"):
+                marks["T1"] = None  # F needs no training
             teacher, student = transfer["teacher"], transfer["student"]
             found[f"{teacher}-{student}"] = Edge(teacher, student, marks)
         return found
