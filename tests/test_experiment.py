@@ -1,4 +1,4 @@
-"""Arms by seeds: what an experiment file may say, what is run, and what survives interruption."""
+"""Arms by seeds: what is run, what survives failure and interruption, and the experiments that are shipped."""
 
 from __future__ import annotations
 
@@ -7,69 +7,26 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import command_line
+import experiments
 import pytest
 import yaml
 from command_line import CONFIGS, REPOSITORY, Run
+from experiments import FAKE, Start, faulty, journal, write
 
 from cdrl_pl import fingerprint
 from cdrl_pl.checkpoints import is_whole
-from cdrl_pl.experiment import command, driver
+from cdrl_pl.experiment import driver
 from cdrl_pl.experiment.driver import check_fair
 from cdrl_pl.experiment.folder import RunFolder, last_line, lock
 from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 
-run, build = command_line.run, command_line.build
-FAKE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_program.py")))
+run, build, start = command_line.run, command_line.build, experiments.start
 SHIPPED = sorted((CONFIGS / "experiments").glob("*.yaml"))
 ORDER = ["one/seed-1", "two/seed-1", "one/seed-2", "two/seed-2"]
-Start = Callable[..., int]
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    """Two arms, two seeds, 40 decisions."""
-    base = {
-        "name": "A test", "folder": "out", "agent": "pole", "baseline": "one", "seeds": [1, 2], "T_max": 40,
-        "config": "tiny.yaml", "arms": {"one": None, "two": {"overrides": ["--lr=2"]}},
-    }  # fmt: skip
-    return {**base, **changes}
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Runs an experiment of the fake program in a temporary folder; gives its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "POLL", 0.01)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    (tmp_path / "tiny.yaml").touch()
-
-    def go(*options: str, **changes: Any) -> int:
-        write(**changes)
-        return command.main(["experiment.yaml", *options], FAKE)
-
-    return go
-
-
-def write(**changes: Any) -> Path:
-    path = Path("experiment.yaml")
-    path.write_text(yaml.safe_dump(content(**changes), sort_keys=False))
-    return path
-
-
-def faulty(what: str, run: str = "one/seed-1") -> dict[str, Any]:
-    return {"overrides": [f"--fault={what}@{run}"]}
-
-
-def journal() -> list[str]:
-    path = Path("journal")
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return lines
 
 
 # What is run
@@ -193,186 +150,6 @@ def test_fault_34_two_experiments_in_one_folder(start: Start, capsys: pytest.Cap
     assert "another experiment is running in out" in capsys.readouterr().err and journal() == []
     os.close(held)
     assert start() == 0
-
-
-# Results of different code, configs or versions are never mixed
-
-
-@pytest.fixture
-def refused(start: Start, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs an experiment that must be refused before anything runs; gives the line that says why."""
-
-    def go(*options: str, **changes: Any) -> str:
-        journal()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            start(*options, **changes)
-        assert end.value.code == 2 and journal() == []
-        line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-        return line.removeprefix("error: ")
-
-    return go
-
-
-def test_another_config_is_refused(start: Start, refused: Callable[..., str]) -> None:
-    start()
-    text = refused(arms={"one": None, "two": {"overrides": ["--lr=3"]}})
-    assert "out/two/seed-1 holds a run that differs from what would be run now in: config (2 such of 4 runs)" in text
-    assert "--folder" in text and "--set-aside" in text
-
-
-def test_another_budget_is_another_config(start: Start, refused: Callable[..., str]) -> None:
-    start()
-    assert "in: config (4 such of 4 runs)" in refused(T_max=50)
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_other_code_is_refused(
-    finished: bool, start: Start, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start(**({} if finished else faulty("die")))
-    monkeypatch.setattr(fingerprint, "code_hash", lambda: "other")
-    assert "in: code" in refused(**({} if finished else faulty("die")))
-
-
-def test_other_versions_are_refused(start: Start, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    start()
-    now = fingerprint.versions()
-    monkeypatch.setattr(fingerprint, "versions", lambda: {**now, "numpy": "0.1"})
-    assert f"in: numpy {now['numpy']} / 0.1" in refused()
-
-
-def test_a_run_without_a_fingerprint_is_refused(start: Start, refused: Callable[..., str]) -> None:
-    start()
-    Path("out/one/seed-2/fingerprint.json").unlink()
-    assert "fingerprint.json, which is missing" in refused()
-
-
-def test_code_that_changes_meanwhile_ends_the_experiment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = iter(["before"] * 3)
-    for module in (fingerprint, driver):
-        monkeypatch.setattr(module, "code_hash", lambda: next(hashes, "after"))
-    assert start() == 1
-    assert journal() == ["fit one/seed-1", "test one/seed-1"]
-
-
-def test_runs_that_differ_can_be_set_aside_and_nothing_is_deleted(start: Start) -> None:
-    start()
-    journal()
-    before = Path("out/two/seed-1/scores.json").read_bytes()
-    for number in (0, 1):
-        changed = {"one": None, "two": {"overrides": [f"--lr={number + 3}"]}}
-        assert start("--set-aside", arms=changed) == 0
-        assert journal() == [f"{what} two/seed-{seed}" for seed in (1, 2) for what in ("fit", "test")]
-        assert Path(f"out/set_aside/two-seed-1-{number}/scores.json").is_file()
-    assert Path("out/set_aside/two-seed-1-0/scores.json").read_bytes() == before
-
-
-def test_another_folder_starts_anew(start: Start) -> None:
-    start()
-    journal()
-    assert start("--folder=elsewhere", T_max=50) == 0
-    assert len(journal()) == 8 and Path("elsewhere/two/seed-2/scores.json").is_file()
-
-
-# Fingerprints
-
-
-def test_the_code_hash_sees_every_file_that_a_run_may_import() -> None:
-    names = {name for name, _ in fingerprint.sources()}
-    assert {"cdrl_pl/collaboration.py", "cdrl_pl/rollouts/worker.py", "callbacks/transfers.py"} <= names
-    assert not any(name.startswith(("cdrl_pl/report/", "cdrl_pl/experiment/")) for name in names)
-
-
-def test_the_code_hash_changes_with_a_byte_and_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.py"
-    path.write_text("x = 1\n")
-    hashes = set()
-    for name, text in (("a", "x = 1\n"), ("a", "x = 2\n"), ("b", "x = 2\n")):
-        path.write_text(text)
-        monkeypatch.setattr(fingerprint, "sources", lambda name=name: [(name, path)])
-        hashes.add(fingerprint.code_hash())
-    assert len(hashes) == 3
-
-
-def test_the_config_hash_ignores_seed_and_folder_alone() -> None:
-    config = {"seed_everything": 1, "trainer": {"default_root_dir": "a", "precision": "32"}, "model": {"agents": {}}}
-    other = {"seed_everything": 2, "trainer": {"default_root_dir": "b", "precision": "32"}, "model": {"agents": {}}}
-    assert fingerprint.config_hash(config) == fingerprint.config_hash(other)
-    other["trainer"]["precision"] = "16"  # type: ignore[index]
-    assert fingerprint.config_hash(config) != fingerprint.config_hash(other)
-
-
-def test_a_teacher_counts_by_its_content(tmp_path: Path) -> None:
-    for name, text in (("a", "same"), ("b", "same"), ("c", "other")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "certificate.json").write_text(text)
-    a, b, c = (
-        fingerprint.config_hash({"model": {"agents": {"expert": {"certificate": str(tmp_path / name)}}}})
-        for name in "abc"
-    )
-    assert a == b != c
-
-
-# Arms that could not be compared
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"overrides": ["--no_checkpoints=1"]}, "arms.one: no callbacks.EnvStepsCheckpoint"),
-        ({"overrides": ["--early=1"]}, "arms.one: a callback has stop: true"),
-        ({"agent": "expert"}, "agent is 'expert', which does not learn in arm one; there learn pole"),
-        ({"agent": "nobody"}, "agent is 'nobody'"),
-        ({"overrides": ["--unknown=1"]}, "arms.one: there is no option --unknown"),
-    ],
-)
-def test_an_unfair_or_wrong_arm_is_refused(changes: dict[str, Any], says: str, refused: Callable[..., str]) -> None:
-    assert says in refused(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"seed": [1]}, "there is no option seed; did you mean seeds?"),
-        ({"arms": {"one": {"overides": []}}}, "there is no option arms.one.overides; did you mean overrides?"),
-        ({"arms": {}}, "arms is {}; it must be at least one arm"),
-        ({"arms": {"one arm": None}}, "'one arm' is no name of an arm"),
-        ({"baseline": "three"}, "baseline is 'three'; it must be one of the arms one, two"),
-        ({"seeds": []}, "seeds is []; it must be whole numbers"),
-        ({"seeds": [1, 1]}, "seeds is [1, 1]; it must be different"),
-        ({"seeds": [-1]}, "seeds is [-1]"),
-        ({"T_max": 0}, "T_max is 0; it must be 1 or more"),
-        ({"T_max": True}, "T_max is True; it must be int"),
-        ({"T_max": None}, "T_max is missing"),
-        ({"episodes": 0}, "episodes is 0"),
-        ({"threshold": "high"}, "threshold is 'high'; it must be int or float"),
-        ({"config": "nowhere.yaml"}, "arms.one.config is 'nowhere.yaml', no file below"),
-        ({"config": None}, "arms.one has no config"),
-        ({"overrides": ["lr=3"]}, "has 'lr=3'; each must read --option=value"),
-        ({"overrides": ["--seed=3"]}, "--seed, which the experiment decides"),
-        ({"overrides": ["--T_max=3"]}, "--T_max, which the experiment decides"),
-        ({"paper": [{"arm": "one", "value": 3}]}, "paper[0].protocol is missing"),
-        ({"paper": [{"arm": "three", "value": 3, "protocol": "x"}]}, "paper[0].arm is 'three'"),
-    ],
-)
-def test_a_mistake_in_the_file_is_named(changes: dict[str, Any], says: str, refused: Callable[..., str]) -> None:
-    assert says in refused(**changes)
-
-
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="cannot be read"):
-        read_experiment(tmp_path / "nowhere.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(ExperimentError, match="is not YAML"):
-        read_experiment(tmp_path / "broken.yaml")
-
-
-@pytest.mark.parametrize(
-    ("option", "says"), [("--job=2", "no option --job; did you mean --jobs?"), ("--jobs=0", "--jobs is 0")]
-)
-def test_a_wrong_option_is_named(option: str, says: str, refused: Callable[..., str]) -> None:
-    assert says in refused(option)
 
 
 # Log lines while they are written
