@@ -196,6 +196,7 @@ class Collaboration(pl.LightningModule):
                 add(f"value_loss/{name}", a3c.value_loss / steps)
                 add(f"entropy/{name}", a3c.entropy / steps)
         add(f"actions/{name}", losses.action_distribution(output.logits[:steps]))
+        add(f"state_information/{name}", losses.state_information(output.logits[:steps]))
         separate: list[tuple[Transfer, Tensor]] = []
         for transfer, logits in advice:
             aligned = transfer.alignment(logits).detach() if self.reading.order == "distill_first" else None
@@ -247,13 +248,15 @@ class Collaboration(pl.LightningModule):
         return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
-        """Both KLs per step, measured alike whatever is trained and however reduced; and what the teacher says."""
+        """Both KLs per step, measured alike whatever is trained and however reduced; what the teacher says, and of the
+        state."""
         steps, name, add = len(advice), transfer.name, self.journal.meter.add
         layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
         add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
         add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
-        add(f"actions/{name}/teacher", losses.action_distribution(advice))
-        add(f"actions/{name}/aligned", losses.action_distribution(aligned))
+        for what, logits in (("teacher", advice), ("aligned", aligned)):
+            add(f"actions/{name}/{what}", losses.action_distribution(logits))
+            add(f"state_information/{name}/{what}", losses.state_information(logits))
         if transfer.known is not None:
             add(f"alignment_accuracy/{name}", accuracy(advice, aligned, transfer.known))
             add(f"alignment_accuracy/{name}/one_hot", one_hot_accuracy(transfer.alignment, transfer.known))

@@ -125,3 +125,14 @@ def action_distribution(logits: Tensor) -> Tensor:
     """Mean action probabilities [A] of logits [T, B, A] (the paper's Figure 5), without gradient."""
     with torch.no_grad():
         return F.softmax(logits.float(), -1).flatten(0, -2).mean(0)
+
+
+def state_information(logits: Tensor) -> Tensor:
+    """How much a policy's action depends on the state: a scalar in nats, without gradient.
+
+    The mutual information of state and action over the rows of logits [T, B, A], each row as likely as another:
+    H(mean pi) - mean H(pi), from 0 (the same in every state) to ln A. A teacher, or an F, near 0 has nothing to say of
+    the state, whatever it knows.
+    """
+    mean = action_distribution(logits)
+    return (-torch.xlogy(mean, mean).sum() - entropy(logits.detach()).mean()).clamp(min=0.0)

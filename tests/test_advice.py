@@ -79,6 +79,16 @@ def test_shuffled_advice_is_shuffled_anew_each_time_and_by_the_runs_seed(tmp_pat
     assert orders(0)[0] != orders(0)[1]
 
 
+@pytest.mark.parametrize(("advice", "says_something"), [("teacher", True), ("constant", False)])
+def test_the_log_says_how_much_advice_is_about_the_state(advice: str, says_something: bool, tmp_path: Path) -> None:
+    module = make(tmp_path, advice=advice, T1=0, T2=0)
+    fit(module, FixedData(random_batch(module)), tmp_path)
+    latest = module.journal.latest
+    for what in ("teacher", "aligned"):
+        assert (latest[f"state_information/alpha-beta/{what}"] > 1e-6) == says_something
+    assert latest["state_information/beta"] > 1e-6
+
+
 def test_constant_advice_is_the_same_in_every_state(tmp_path: Path) -> None:
     assert torch.equal(advised(make(tmp_path, advice="constant")), torch.zeros(5, 2, 5))
 

@@ -35,12 +35,14 @@ def make_run(
             "alignment_kl/p-b",
             "distillation_kl/p-b",
             *(f"actions/p-b/{w}/{i}" for w in ("teacher", "aligned") for i in (0, 1)),
+            *(f"state_information/{whose}" for whose in ("p-b/teacher", "p-b/aligned", "b")),
         ]
     lines = [",".join(names)]
     for steps in Steps:
         values = [steps, slope * steps if steps > 10 else "", 2, 0.25, 0.75]
         if taught:
-            values += [0.1 / steps, 0.2 / steps, 0.9, 0.1, 0.4, 0.6] if steps >= 30 else [""] * 6
+            said = [0.1 / steps, 0.2 / steps, 0.9, 0.1, 0.4, 0.6, 0.4, seed * steps / 1e4, 0.05]
+            values += said if steps >= 30 else [""] * len(said)
         lines.append(",".join(map(str, values)))
     (attempt / "metrics.csv").write_text("\n".join(lines) + "\n")
     transfer = {"teacher": "p", "student": "b", "T1": 30, "T2": 60, "stop": "never"}
@@ -170,6 +172,16 @@ def test_the_speed_of_learning(experiment: Path) -> None:
     assert alone[3] == "median 100, mean at least 97 (2 of 3)"
     assert taught[3] == "median 40, mean 43 (3 of 3)"
     assert taught[2].startswith("2.57 ")
+
+
+def test_what_teachers_say_of_the_state(experiment: Path) -> None:
+    """Of the last line, T = 100; nothing of an arm without transfers, nor of runs that logged none."""
+    rows = cells(tables.information_table(read_folder(experiment)))
+    said = ("0.400 (0.400 to 0.400)", "0.020 (0.010 to 0.030)", "0.050 (0.050 to 0.050)")
+    assert rows == {("taught", "p teaches b"): said}
+    for path in experiment.glob("taught/*/version_0/metrics.csv"):
+        path.write_text(path.read_text().replace("state_information", "other"))
+    assert tables.information_table(read_folder(experiment)) is None
 
 
 def test_no_run_at_the_threshold_is_said(experiment: Path) -> None:

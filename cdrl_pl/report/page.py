@@ -59,7 +59,7 @@ ORDER: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # heading, 
     ("Beside the baseline", ("difference",), ("differences",)),
     ("Learning", ("speed",), ("learning_curves",)),
     ("Beside the published numbers", ("paper",), ()),
-    ("What the transfers did", (), ("kl",)),
+    ("What the transfers did", ("information",), ("kl",)),
     ("Actions before and after alignment", (), ("actions",)),
     ("Every run", ("runs",), ()),
 )
@@ -73,6 +73,7 @@ def make_tables(comparison: Comparison) -> dict[str, Table | None]:
         "difference": tables.difference_table(comparison),
         "speed": tables.speed_table(comparison),
         "paper": tables.paper_table(comparison),
+        "information": tables.information_table(comparison),
         "runs": tables.runs_table(comparison),
     }
 

@@ -172,6 +172,32 @@ def paper_table(comparison: Comparison) -> Table | None:
     )
 
 
+def information_table(comparison: Comparison) -> Table | None:
+    """How much teachers, F and students say of the state; None where no run logged it."""
+    rows: list[tuple[str, ...]] = []
+    for arm in comparison.arms:
+        for name, edge in arm.runs[0].transfers.items():
+            kinds = (f"{name}/teacher", f"{name}/aligned", edge.student)
+            cells = [_late([run.curve(f"state_information/{kind}")[1] for run in arm.runs]) for kind in kinds]
+            if "-" not in cells[:2]:
+                rows.append((arm.name, f"{edge.teacher} teaches {edge.student}", *cells))
+    if not rows:
+        return None
+    return Table(
+        "What is said of the state",
+        ("arm", "transfer", "teacher (nats)", "aligned teacher (nats)", "student (nats)"),
+        rows,
+        "How much an action depends on the state: mutual information over the states of a rollout, mean over the last "
+        "tenth of the log lines that have it, then over runs, with the lowest and highest run. An aligned teacher near "
+        "0 says the same in every state: nothing of what its teacher knows can be learned from it.",
+    )
+
+
+def _late(curves: Sequence[st.Array]) -> str:
+    ends = [float(y[-max(1, len(y) // 10) :].mean()) for y in curves if len(y)]
+    return f"{np.mean(ends):.3f} ({min(ends):.3f} to {max(ends):.3f})" if ends else "-"
+
+
 def runs_table(comparison: Comparison) -> Table:
     """Every run, so that nothing is hidden in a mean."""
     rows = []
