@@ -195,8 +195,7 @@ class Collaboration(pl.LightningModule):
                 add(f"policy_loss/{name}", a3c.policy_loss / steps)
                 add(f"value_loss/{name}", a3c.value_loss / steps)
                 add(f"entropy/{name}", a3c.entropy / steps)
-        add(f"actions/{name}", losses.action_distribution(output.logits[:steps]))
-        add(f"state_information/{name}", losses.state_information(output.logits[:steps]))
+        self._note_actions(name, output.logits[:steps])
         separate: list[tuple[Transfer, Tensor]] = []
         for transfer, logits in advice:
             aligned = transfer.alignment(logits).detach() if self.reading.order == "distill_first" else None
@@ -254,12 +253,16 @@ class Collaboration(pl.LightningModule):
         layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
         add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())
         add(f"distillation_kl/{name}", losses.kl(aligned, layer[:steps]).mean())
-        for what, logits in (("teacher", advice), ("aligned", aligned)):
-            add(f"actions/{name}/{what}", losses.action_distribution(logits))
-            add(f"state_information/{name}/{what}", losses.state_information(logits))
+        self._note_actions(f"{name}/teacher", advice)
+        self._note_actions(f"{name}/aligned", aligned)
         if transfer.known is not None:
             add(f"alignment_accuracy/{name}", accuracy(advice, aligned, transfer.known))
             add(f"alignment_accuracy/{name}/one_hot", one_hot_accuracy(transfer.alignment, transfer.known))
+
+    def _note_actions(self, source: str, logits: Tensor) -> None:
+        mean, information = losses.action_statistics(logits)
+        self.journal.meter.add(f"actions/{source}", mean)
+        self.journal.meter.add(f"state_information/{source}", information)
 
     # Logs: with env_steps as the axis, every log_every decisions
 

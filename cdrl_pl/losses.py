@@ -121,18 +121,19 @@ def _log_probabilities(target: Tensor, student: Tensor, temperature: float) -> t
     return F.log_softmax(target.detach().float() / temperature, -1), F.log_softmax(student.float(), -1)
 
 
-def action_distribution(logits: Tensor) -> Tensor:
-    """Mean action probabilities [A] of logits [T, B, A] (the paper's Figure 5), without gradient."""
-    with torch.no_grad():
-        return F.softmax(logits.float(), -1).flatten(0, -2).mean(0)
+def action_statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What a policy does on average, and how much of it depends on the state; without gradient.
 
+    Args:
+        logits: [T, B, A].
 
-def state_information(logits: Tensor) -> Tensor:
-    """How much a policy's action depends on the state: a scalar in nats, without gradient.
-
-    The mutual information of state and action over the rows of logits [T, B, A], each row as likely as another:
-    H(mean pi) - mean H(pi), from 0 (the same in every state) to ln A. A teacher, or an F, near 0 has nothing to say of
-    the state, whatever it knows.
+    Returns:
+        The mean probabilities [A] (the paper's Figure 5), and in nats the mutual information of state and action over
+        the rows, each as likely as another: H(mean pi) - mean H(pi), from 0 (the same in every state) to ln A. A
+        teacher, or an F, near 0 has nothing to say of the state, whatever it knows.
     """
-    mean = action_distribution(logits)
-    return (-torch.xlogy(mean, mean).sum() - entropy(logits.detach()).mean()).clamp(min=0.0)
+    with torch.no_grad():
+        probabilities = F.softmax(logits.float(), -1).flatten(0, -2)
+        mean = probabilities.mean(0)
+        within = torch.xlogy(probabilities, probabilities).sum() / len(probabilities)  # minus the mean entropy
+        return mean, (within - torch.xlogy(mean, mean).sum()).clamp(min=0.0)

@@ -331,28 +331,22 @@ def test_fault_28_an_unknown_reduction_is_refused() -> None:
         losses.reduce(torch.ones(2, 2), "average")  # type: ignore[arg-type]
 
 
-def test_action_distribution_is_the_mean_of_the_probabilities() -> None:
-    logits = normal(4, 3, 6).requires_grad_()
-    rows = [slow_softmax(z) for z in logits.detach().double().numpy().reshape(-1, 6)]
-    found = losses.action_distribution(logits)
-    assert_allclose(found, np.mean(rows, 0), rtol=1e-5)
-    assert not found.requires_grad
-
-
 @given(seed=SEEDS)
-def test_state_information_is_the_mean_divergence_from_the_mean_policy(seed: int) -> None:
-    logits = 2.0 * normal(4, 3, 6, seed=seed).requires_grad_()
+def test_action_statistics_equal_their_slow_references(seed: int) -> None:
+    """The mean policy, and the mean divergence of the policy from it."""
+    logits = (2.0 * normal(4, 3, 6, seed=seed)).requires_grad_()
     rows = [slow_softmax(z) for z in logits.detach().double().numpy().reshape(-1, 6)]
-    found = losses.state_information(logits)
-    assert_allclose(found, np.mean([slow_kl(row, list(np.mean(rows, 0))) for row in rows]), rtol=1e-4, atol=1e-6)
-    assert not found.requires_grad
+    mean, information = losses.action_statistics(logits)
+    assert_allclose(mean, np.mean(rows, 0), rtol=1e-5)
+    assert_allclose(information, np.mean([slow_kl(row, list(np.mean(rows, 0))) for row in rows]), rtol=1e-4, atol=1e-6)
+    assert not mean.requires_grad and not information.requires_grad
 
 
-def test_state_information_of_policies_that_are_known() -> None:
+def test_policies_whose_state_information_is_known() -> None:
     """The same in every state: none. Each action certain in as many states, with extreme logits: all there is."""
-    assert losses.state_information(normal(6).expand(4, 3, 6)) == pytest.approx(0.0, abs=1e-6)
+    assert losses.action_statistics(normal(6).expand(4, 3, 6))[1] == pytest.approx(0.0, abs=1e-6)
     certain = 240.0 * torch.eye(4).repeat(3, 1).view(4, 3, 4) - 120.0
-    assert_allclose(losses.state_information(certain), math.log(4), rtol=1e-6)
+    assert_allclose(losses.action_statistics(certain)[1], math.log(4), rtol=1e-6)
 
 
 # Sampling
