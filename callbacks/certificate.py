@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl.certificate import save_certificate
 from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.envs import is_atari, resolve
+from cdrl_pl.envs import with_noops
 from cdrl_pl.evaluation import evaluate
 from cdrl_pl.files import check_below
 from cdrl_pl.machine import evaluation_processes
@@ -87,9 +86,7 @@ class CertificatedTeacher(pl.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
         if trainer.is_global_zero:
             agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
-            env = resolve(agent.env)
-            if is_atari(env):
-                env = replace(env, noop_max=self.noop_max)
+            env = with_noops(agent.env, self.noop_max)
             frozen = copy.deepcopy(agent.network).eval()
             seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
             rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)

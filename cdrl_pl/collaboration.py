@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cdrl_pl import losses
 from cdrl_pl.advice import Advice
 from cdrl_pl.alignment import accuracy, one_hot_accuracy
-from cdrl_pl.envs import EnvConfig, is_atari, resolve
+from cdrl_pl.envs import EnvConfig, resolve, with_noops
 from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
 from cdrl_pl.graph import Agent, AgentConfig, build_agent, check_graph
 from cdrl_pl.guidance import gradient_cosine, share, teacher_value
@@ -315,8 +315,7 @@ class Collaboration(pl.LightningModule):
         return score
 
     def _evaluated_env(self, agent: Agent) -> EnvConfig:
-        env = resolve(agent.env)
-        return replace(env, noop_max=self.trainer.datamodule.noop_max) if is_atari(env) else env  # type: ignore[attr-defined]
+        return with_noops(agent.env, self.trainer.datamodule.noop_max)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: tuple[str, bool, int], batch_idx: int) -> None:
         """Evaluates one frozen policy; logs mean and std of its returns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cdrl_pl.envs import with_noops
 from cdrl_pl.evaluation import record
 
 
@@ -16,7 +17,7 @@ def save_episode(agent: Any, name: str, folder: str, data: Any) -> str:
     """
     import cv2
 
-    frames, total = record(agent.network, agent.env, seed=data.resolved_seed())
+    frames, total = record(agent.network, with_noops(agent.env, data.noop_max), seed=data.resolved_seed())
     path = Path(folder) / "videos" / f"{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames.shape[1:3]

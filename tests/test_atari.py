@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from games import Seen, blank, play, random_actions, same, start
 from numpy.testing import assert_array_equal
 from toy_envs import toy
 
-from cdrl_pl.envs import EnvConfig, EnvError, describe, make_game, resolve
+from cdrl_pl.envs import EnvConfig, EnvError, describe, make_game, resolve, with_noops
 
 # Presets and options
 
@@ -41,6 +42,11 @@ def test_a_given_option_wins_over_the_preset() -> None:
 def test_resolving_twice_changes_nothing(name: str) -> None:
     config = resolve(EnvConfig(name))
     assert resolve(config) == config
+
+
+def test_policies_are_scored_from_random_starts_where_there_are_no_ops() -> None:
+    assert with_noops(EnvConfig("Pong-2017", noop_max=3), 30) == replace(resolve(EnvConfig("Pong-2017")), noop_max=30)
+    assert with_noops(EnvConfig("CartPole-v1"), 30) == resolve(EnvConfig("CartPole-v1"))
 
 
 def frames_per_decision(name: str, decisions: int) -> set[int]:

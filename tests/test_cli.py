@@ -10,18 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import command_line
 import matplotlib
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
 from pytorch_lightning.loggers import CSVLogger
 
-from cdrl_pl import __main__, cli, options
+from cdrl_pl import __main__, cli, options, video
 from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.envs import EnvConfig
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
 CARTPOLE = CONFIGS / "cartpole.yaml"
@@ -377,6 +380,19 @@ def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path
     while video.read()[0]:
         frames += 1
     assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "videos" / "pong.mp4"]
+
+
+def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def record(network: Any, env: Any, seed: int) -> Any:
+        seen.append((env.id, env.noop_max, seed))
+        return np.zeros((1, 8, 8, 3), np.uint8), 0.0
+
+    monkeypatch.setattr(video, "record", record)
+    agent = SimpleNamespace(network=None, env=EnvConfig("Pong-2017"))
+    video.save_episode(agent, "pong", str(tmp_path), SimpleNamespace(noop_max=12, resolved_seed=lambda: 7))
+    assert seen == [("ALE/Pong-v5", 12, 7)]
 
 
 def test_a_task_that_cannot_be_drawn_is_refused_before_anything_is_played(

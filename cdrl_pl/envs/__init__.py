@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from cdrl_pl.envs.atari import AtariGame
-from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, is_atari, resolve
+from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, is_atari, resolve, with_noops
 from cdrl_pl.envs.games import Game
 from cdrl_pl.envs.gym import GymGame
 
-__all__ = ["EnvConfig", "EnvError", "EnvSpec", "Game", "check_drawn", "describe", "is_atari", "make_game", "resolve"]
+__all__ = [
+    "EnvConfig",
+    "EnvError",
+    "EnvSpec",
+    "Game",
+    "check_drawn",
+    "describe",
+    "is_atari",
+    "make_game",
+    "resolve",
+    "with_noops",
+]
 
 
 def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:

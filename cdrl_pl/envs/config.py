@@ -170,6 +170,12 @@ def resolve(config: EnvConfig) -> EnvConfig:
     )
 
 
+def with_noops(config: EnvConfig, noop_max: int) -> EnvConfig:
+    """The resolved task as policies are scored in it: with random starts of up to so many no-ops, where it is Atari."""
+    config = resolve(config)
+    return replace(config, noop_max=noop_max) if is_atari(config) else config
+
+
 def is_atari(config: EnvConfig) -> bool:
     """Whether the lean emulator path plays this (resolved) config."""
     spec = registry().get(config.id.rpartition(":")[2])
