@@ -247,8 +247,8 @@ class Collaboration(pl.LightningModule):
         return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
 
     def _observe(self, transfer: Transfer, output: PolicyOutput, advice: Tensor, aligned: Tensor) -> None:
-        """Both KLs per step, measured alike whatever is trained and however reduced; what the teacher says, and of the
-        state."""
+        """Both KLs per step, measured alike whatever is trained and however reduced; what the teacher does; the share
+        that F got right, where the right alignment is known."""
         steps, name, add = len(advice), transfer.name, self.journal.meter.add
         layer = output.distill_logits if transfer.config.layer == "distillation" else output.logits
         add(f"alignment_kl/{name}", losses.kl(output.logits[:steps], aligned).mean())

@@ -96,6 +96,7 @@ class GymGame:
             self.step(action, out)
 
     def render(self) -> Array:
+        """The current picture [H, W, 3] uint8; raises EnvError where there is none, such as for want of a library."""
         import gymnasium
 
         try:
