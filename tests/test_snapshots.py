@@ -22,7 +22,7 @@ def actions_of(game: Game, count: int, seed: int) -> list[int]:
 @pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize("name", SNAPSHOTS)
 def test_a_restored_game_goes_on_bit_for_bit(name: str, seed: int) -> None:
-    """Through the ends of episodes, whose beginnings are drawn; also in a game of another seed, as a replacement has."""
+    """Through the ends of episodes, whose beginnings are drawn; also into a game of another seed."""
     game, _ = start(SNAPSHOTS[name], seed=3)
     play(game, actions_of(game, 47, seed=1))
     snapshot = game.snapshot()

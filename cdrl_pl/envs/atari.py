@@ -92,7 +92,7 @@ class AtariGame:
         resize(self._screen, self.config.crop, out)
 
     def render(self) -> Array:
-        """The screen [210, 160, 3] uint8."""
+        """The screen in colour, [H, W, 3] uint8."""
         return np.asarray(self._ale.getScreenRGB())
 
     def close(self) -> None:
