@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from cdrl_pl.envs import EnvConfig, describe
-from cdrl_pl.machine import cores
+from cdrl_pl.machine import cores, use_one_thread
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.actor import sample
 from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
@@ -64,7 +64,7 @@ def board_schema(shape: tuple[int, ...], actions: int, state: int, copies: int) 
 
 def serve(boards: Slots, connections: list[Connection], bf16: bool) -> None:
     """Answers whoever waits, in one batch, until every worker is gone."""
-    torch.set_num_threads(1)
+    use_one_thread()
     spec = describe(ENV)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
     if bf16:
@@ -98,7 +98,7 @@ def play(
     config: WorkerConfig, board: Slots | None, index: int, channel: Connection, server: Connection | None, n: int
 ) -> None:
     """One worker: plays a warm-up rollout, says so, waits for the start, plays ``n``."""
-    torch.set_num_threads(1)
+    use_one_thread()
     rng = np.random.default_rng(index)
     actor = None if board is None or server is None else RemoteActor(board[index], server, rng)
     player = Player(config, actor)

@@ -29,7 +29,7 @@ import yaml
 from cdrl_pl.certificate import save_certificate
 from cdrl_pl.envs import EnvConfig, describe, make_game, resolve
 from cdrl_pl.evaluation import Score
-from cdrl_pl.machine import cores, keep_freed_memory
+from cdrl_pl.machine import cores, keep_freed_memory, use_one_thread
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.actor import sample
 from cdrl_pl.student import LearnerConfig, Student
@@ -52,7 +52,7 @@ def seconds_per(call: Callable[[], Any], at_least: float = 2.0) -> float:
 
 def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) -> dict[str, float]:
     """t_env, t_act and t_learn in seconds per decision, each alone on one thread."""
-    torch.set_num_threads(1)
+    use_one_thread()
     keep_freed_memory()
     rng = np.random.default_rng(0)
     game = make_game(env, 0)

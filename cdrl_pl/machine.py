@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's CPU quota: "<microseconds, or max> <of every>"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -46,6 +47,12 @@ def workers_per_agent(agents: int, ranks: int) -> int:
 def learner_threads(workers: int, ranks: int) -> int:
     """The cores that all workers leave, shared among the ranks; at least 1. More would spin beside busy workers."""
     return max(1, (cores() - workers) // ranks)
+
+
+def use_one_thread() -> None:
+    """Keeps torch and NumPy's BLAS to one thread in this process, as in every worker: more would spin beside others."""
+    torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
 
 
 def evaluation_processes(episodes: int) -> int:

@@ -12,8 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-import torch
-
+from cdrl_pl.machine import use_one_thread
 from cdrl_pl.rollouts import start_fork_server
 from cdrl_pl.rollouts.worker import Failure, die_with_the_trainer
 
@@ -94,7 +93,7 @@ def _main(function: Callable[[Any, Tick], Any], job: Any, connection: Connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_the_trainer, daemon=True).start()
-    torch.set_num_threads(1)
+    use_one_thread()
     with suppress(ConnectionError):  # the trainer has left
         try:
             connection.send((function(job, lambda: connection.send(TICK)),))

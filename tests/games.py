@@ -43,3 +43,9 @@ def same(one: list[Seen], other: list[Seen]) -> bool:
 
 def random_actions(count: int, actions: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(actions, size=count).tolist()
+
+
+def area_average(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The exact mean of the area under each of H x W pixels: a source pixel as H x W equal ones, then whole blocks."""
+    (h, w), (H, W) = frame.shape, size
+    return frame.repeat(H, 0).repeat(W, 1).reshape(H, h, W, w).mean((1, 3))

@@ -6,13 +6,16 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from cdrl_pl import machine
+from cdrl_pl.processes import in_processes
 from cdrl_pl.rollouts.config import PoolConfig
 
 
@@ -114,3 +117,12 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     }
     assert faults["keep"] < 100
     assert faults["default"] > 10_000  # the control: 48 MB is 12,288 pages, five times
+
+
+def _threads(_: int, tick: Callable[[], None]) -> tuple[int, set[int]]:
+    blas = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    return torch.get_num_threads(), blas
+
+
+def test_a_process_beside_others_has_one_thread_for_torch_and_for_numpy() -> None:
+    assert in_processes(_threads, [0, 1]) == [(1, {1})] * 2

@@ -18,9 +18,7 @@ class AtariGame:
 
     def __init__(self, config: EnvConfig, seed: int) -> None:
         import ale_py
-        import cv2
 
-        cv2.setNumThreads(1)
         self.config = config
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._ale: Any = ale_py.ALEInterface()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,10 +51,29 @@ def chosen_actions(config: EnvConfig, own: Sequence[Any]) -> list[Any]:
     return [own[i] for i in config.actions]
 
 
-def resize(frame: Array, crop: tuple[int, int] | None, out: Array) -> None:
-    """A grey frame [H, W] cropped by rows and resized into ``out`` [1, S, S]."""
-    import cv2
+@lru_cache
+def area_weights(source: int, target: int) -> Array:
+    """How much of each of ``source`` pixels in a row each of ``target`` pixels is the mean of, [T, S] float32.
 
+    The pattern repeats every gcd(source, target)-th of both; one period of it.
+    """
+    periods = math.gcd(source, target)
+    source, target = source // periods, target // periods
+    edges = np.arange(target + 1) * source / target
+    pixels = np.arange(source)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(covered.clip(0.0) * target / source, np.float32)
+
+
+def resize(frame: Array, crop: tuple[int, int] | None, out: Array) -> None:
+    """A grey frame [H, W] uint8 cropped by rows and resized into ``out`` [1, S, S]: the mean of the area covered.
+
+    Two small matrix products: in half the time of OpenCV's INTER_AREA, and equal to it but for the last grey level
+    (docs/performance.md).
+    """
     if crop is not None:
         frame = frame[crop[0] : crop[1]]
-    cv2.resize(frame, (out.shape[2], out.shape[1]), dst=out[0], interpolation=cv2.INTER_AREA)
+    by_row, by_column = area_weights(frame.shape[0], out.shape[1]), area_weights(frame.shape[1], out.shape[2])
+    blocks = frame.reshape(-1, by_row.shape[1], frame.shape[1]).astype(np.float32)
+    grey = (by_row @ blocks).reshape(-1, by_column.shape[1]) @ by_column.T
+    out[...] = np.rint(grey, out=grey).reshape(out.shape)

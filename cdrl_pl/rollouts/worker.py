@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cdrl_pl.envs import EnvConfig, EnvSpec, make_game
+from cdrl_pl.machine import use_one_thread
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.rollouts.actor import Actor, LocalActor
 from cdrl_pl.rollouts.slots import SharedWeights, Slots
@@ -179,7 +180,7 @@ def worker_main(config: WorkerConfig, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
-    torch.set_num_threads(1)
+    use_one_thread()
     try:
         player = Player(config)
         connection.send((Reply.READY, None))
