@@ -3,8 +3,8 @@
     python -m benchmarks.memory [--rollouts N]
 
 Starts pools of several sizes, without a learner. Memory is what a worker has for itself (USS); what it shares with the
-fork server it came from, and the rollouts in shared memory, are not in it. A start is from the pool's ``start``
-to that worker's first rollout, of 20 steps, all workers starting side by side.
+fork server it came from, and the rollouts in shared memory, are not in it. All workers start side by side: "ready" is
+when every one has its games made and at the start of an episode, "played" when it has played a rollout of 20 steps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cdrl_pl.rollouts.slots import Slots, rollout_schema
 ENV, STEPS, MB = EnvConfig("Pong-2017"), 20, 2**20
 
 
-def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, float, float]:
-    """Seconds until every worker played a rollout; MB of a worker after 5 and at the end; MB of a rollout."""
+def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, float, float, float]:
+    """Seconds until all are ready, and have played; MB of a worker after 5 rollouts and at the end; MB of a rollout."""
     spec = describe(ENV)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions)
     config = PoolConfig(workers=workers, copies=copies, steps=STEPS, bf16=True)
@@ -35,10 +35,12 @@ def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, flo
         pool.publish(network, 0)
         began = time.perf_counter()
         pool.start()
+        pool.crew.receive_until(lambda: all(worker.ready for worker in pool.crew.workers), "the start of the games")
+        ready = time.perf_counter() - began
         missing = set(range(workers))
         while missing:
             missing.discard(pool.next().worker)
-        started = time.perf_counter() - began
+        played = time.perf_counter() - began
         for _ in range(5 * workers):
             pool.next()
         early = uss(before)
@@ -48,7 +50,7 @@ def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, flo
     finally:
         pool.close()
     schema = rollout_schema(spec, network.state_size, STEPS, copies)
-    return started, early, late, sum(Slots._bytes(*entry) for entry in schema.values()) / MB
+    return ready, played, early, late, sum(Slots._bytes(*entry) for entry in schema.values()) / MB
 
 
 def uss(others: set[int]) -> float:
@@ -64,11 +66,11 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=100, help="rollouts of each worker")
     arguments = parser.parse_args()
     measure(1, 1, 0)  # starts the fork server
-    print("| workers | copies of each | all play after, s | a worker, MB | after more rollouts | a rollout, MB |")
-    print("|---|---|---|---|---|---|")
-    for workers, copies in ((1, 8), (1, 64), (2, 32), (4, 32), (8, 8)):
-        started, early, late, slot = measure(workers, copies, arguments.rollouts)
-        print(f"| {workers} | {copies} | {started:.1f} | {early:.1f} | {late:.1f} | {slot:.2f} |", flush=True)
+    print("| workers | copies of each | ready, s | played, s | a worker, MB | after more rollouts | a rollout, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for workers, copies in ((1, 8), (1, 64), (2, 8), (2, 16), (2, 32), (4, 32), (8, 8)):
+        row = measure(workers, copies, arguments.rollouts)
+        print(f"| {workers} | {copies} | " + " | ".join(f"{number:.2f}" for number in row) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from threadpoolctl import threadpool_info
@@ -126,3 +128,16 @@ def _threads(_: int, tick: Callable[[], None]) -> tuple[int, set[int]]:
 
 def test_a_process_beside_others_has_one_thread_for_torch_and_for_numpy() -> None:
     assert in_processes(_threads, [0, 1]) == [(1, {1})] * 2
+
+
+def _frozen(_: int, tick: Callable[[], None]) -> tuple[int, int]:
+    count = gc.get_freeze_count()
+    gc.collect()
+    return count, psutil.Process().memory_full_info().uss
+
+
+def test_a_collection_in_a_worker_copies_nothing_of_what_it_shares() -> None:
+    """About 50,000 objects, 36 MB, come with a fork; the rest of a process is some 10 MB."""
+    ((frozen, memory),) = in_processes(_frozen, [0])
+    assert frozen > 10_000 and gc.get_freeze_count() == 0  # the trainer's own are not frozen
+    assert memory < 25 * 2**20

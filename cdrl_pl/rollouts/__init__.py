@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 from multiprocessing import forkserver
 
-PRELOAD = ["cdrl_pl.rollouts.worker", "gymnasium", "ale_py"]
+PRELOAD = ["cdrl_pl.rollouts.worker", "gymnasium", "ale_py", "cdrl_pl.rollouts.frozen"]
 
 
 def start_fork_server() -> None:
