@@ -1,11 +1,13 @@
 """Decisions per second on Pong with the paper's network, as ratios to a ceiling measured in the same run.
 
     python -m benchmarks.throughput [--env ID] [--json] [--decisions N] [--precision P] [--copies B] [--workers W]
+                                    [--accelerator gpu]
 
 Prints t_env, t_act and t_learn (single-core milliseconds per decision: the game with its preprocessing, the policy on B
 copies, one update of the learner), the composed ceiling cores / (t_env + t_act + t_learn), and what the real command
 (``python -m cdrl_pl fit``) reaches: A3C alone, and with teacher, alignment and distillation all on. The last line is
-JSON under --json.
+JSON under --json. On a GPU t_learn is the GPU's, with the batch's way to it, and no core pays for it: the ceiling is
+what the cores can play, cores / (t_env + t_act), or what the GPU can learn, 1 / t_learn, if that is less.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def seconds_per(call: Callable[[], Any], at_least: float = 2.0) -> float:
     return elapsed / count
 
 
-def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, actor_bf16: bool) -> dict[str, float]:
-    """t_env, t_act and t_learn in seconds per decision, each alone on one thread."""
+def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, device: torch.device) -> dict[str, float]:
+    """t_env, t_act and t_learn in seconds per decision, each alone on one thread; t_learn on ``device``."""
     use_one_thread()
     keep_freed_memory()
     rng = np.random.default_rng(0)
@@ -67,7 +69,7 @@ def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, acto
 
     spec = describe(env)
     network = PolicyNetwork(NetworkConfig(), spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
-    if actor_bf16:
+    if bf16:
         network.to_bf16()
     obs = torch.randint(0, 255, (copies, *spec.obs_shape), dtype=torch.uint8)
     state, resets = network.initial_state(copies), torch.zeros(copies, dtype=torch.bool)
@@ -77,7 +79,7 @@ def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, acto
             logits = network.act(obs, state, resets)[0]
         sample(logits.numpy(), rng.random(copies))
 
-    student = Student(env, NetworkConfig(), LearnerConfig())
+    student = Student(env, NetworkConfig(), LearnerConfig()).to(device)
     optimizer = torch.optim.Adam(student.network.parameters(), 1e-4, fused=True)
     per_step = (STEPS, batch_copies)
     rollout = Rollout(
@@ -89,17 +91,20 @@ def single_core(env: EnvConfig, copies: int, batch_copies: int, bf16: bool, acto
         truncated=torch.zeros(per_step, dtype=torch.bool),
         final_values=torch.zeros(per_step),
         log_probs=torch.zeros(per_step),
-        state=student.network.initial_state(batch_copies),
+        state=network.initial_state(batch_copies),
     )
 
     def learn() -> None:
         """One gradient step."""
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = student.reinforcement_losses(student(rollout), rollout).total
+        batch = rollout.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = student.reinforcement_losses(student(batch), batch).total
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.network.parameters(), 40.0)
         optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return {
         "t_env": seconds_per(play) / 200,
@@ -172,7 +177,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=cores(), help="worker processes")
     parser.add_argument("--copies", type=int, default=32, help="environment copies per worker")
     parser.add_argument("--batch-copies", type=int, default=None, help="copies per gradient step (default: all)")
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="what the learner learns on")
     arguments = parser.parse_args()
+    gpu = arguments.accelerator == "gpu"
+    if gpu and not torch.cuda.is_available():
+        parser.error("--accelerator gpu: this machine has none that torch can use")
+    device = torch.device("cuda" if gpu else "cpu")
     env = EnvConfig(arguments.env)
     copies = arguments.copies
     bf16 = arguments.precision.startswith("bf16")
@@ -184,7 +194,7 @@ def main() -> None:
         },
         "data": {"pool": {"workers": arguments.workers, "copies": copies, "steps": STEPS, "bf16": bf16}},
         "trainer": {
-            "accelerator": "cpu",
+            "accelerator": arguments.accelerator,
             "precision": arguments.precision,
             "callbacks": [
                 {"class_path": f"callbacks.{name}"}
@@ -192,7 +202,7 @@ def main() -> None:
             ],
         },
     }
-    before = single_core(env, copies, arguments.batch_copies or copies, bf16, bf16)
+    before = single_core(env, copies, arguments.batch_copies or copies, bf16, device)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in ("a3c", "cdrl"):
@@ -202,12 +212,15 @@ def main() -> None:
         config["model"]["agents"]["expert"] = {"certificate": str(root / "teacher")}
         config["model"]["transfers"] = [{"teacher": "expert", "student": "agent", "T1": 0, "T2": 0, "stop": "never"}]
         cdrl = training(config, root / "cdrl", arguments.decisions)
-    after = single_core(env, copies, arguments.batch_copies or copies, bf16, bf16)
+    after = single_core(env, copies, arguments.batch_copies or copies, bf16, device)
     terms = {k: (before[k] + after[k]) / 2 for k in before}  # the machine drifts: before and after
-    ceiling = cores() / sum(terms.values())
+    playing = terms["t_env"] + terms["t_act"]
+    ceiling = min(cores() / playing, 1 / terms["t_learn"]) if gpu else cores() / (playing + terms["t_learn"])
     print(f"{env.id}, {cores()} cores")
+    if gpu:
+        print(f"learning on {torch.cuda.get_device_name()}")
     print("single core, ms per decision: " + ", ".join(f"{k} {1000 * v:.3f}" for k, v in terms.items()))
-    print(f"ceiling {cores()} / sum = {ceiling:.0f} decisions/s")
+    print(f"ceiling {ceiling:.0f} decisions/s")
     print(f"A3C {a3c['decisions_per_s']:.0f} decisions/s, {a3c['decisions_per_s'] / ceiling:.0%} of the ceiling")
     print(f"with teacher, alignment and distillation {cdrl['decisions_per_s']:.0f} decisions/s")
     print(f"first update after {a3c['first_update_s']:.1f} s, peak memory {a3c['peak_rss_mb']:.0f} MB (all processes)")
