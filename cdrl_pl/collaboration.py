@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from cdrl_pl import losses
 from cdrl_pl.advice import Advice
 from cdrl_pl.alignment import accuracy, one_hot_accuracy
-from cdrl_pl.envs import EnvConfig, resolve, with_noops
-from cdrl_pl.evaluation import SCORES, Score, evaluate, save_scores, score_record
+from cdrl_pl.envs import resolve
+from cdrl_pl.frozen_play import FrozenPlay
 from cdrl_pl.graph import Agent, AgentConfig, build_agent, check_graph
 from cdrl_pl.guidance import gradient_cosine, share, teacher_value
 from cdrl_pl.journal import Episodes, Journal
-from cdrl_pl.machine import evaluation_processes
 from cdrl_pl.reading import ReadingOverrides, resolve_reading
 from cdrl_pl.schedule import linear, phase
 from cdrl_pl.steps import PROGRAMS_CLIP, make_optimizers, scaled, take_step
@@ -29,7 +26,7 @@ from cdrl_pl.transfer import Transfer, TransferConfig
 from cdrl_pl.types import Episode, PolicyOutput, Rollout
 
 
-class Collaboration(pl.LightningModule):
+class Collaboration(FrozenPlay):
     """Agents that learn from their own rewards and teach each other along transfers (paper section 4, Algorithm 1).
 
     Every system of the paper is one such graph: one agent and no transfer is A3C; a certificated teacher, a student and
@@ -63,27 +60,25 @@ class Collaboration(pl.LightningModule):
         advice: Advice | None = None,
         weight: float | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
         options = {"T1": T1, "T2": T2, "stop": stop, "advice": advice, "weight": weight}
         given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
         transfers = [replace(transfer, **given) for transfer in transfers or []]
         for option, value in (("T_max", T_max), ("log_every", log_every), ("window", window)):
             if value < 1:
                 raise ValueError(f"model.{option} is {value}; it must be 1 or more")
-        self.T_max = T_max
-        self.reading = resolve_reading(preset, reading or ReadingOverrides())
-        check_graph(agents, transfers, self.reading)
-        self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
+        resolved = resolve_reading(preset, reading or ReadingOverrides())
+        check_graph(agents, transfers, resolved)
         built = {name: build_agent(name, config) for name, config in agents.items()}
-        self._agents = nn.ModuleDict(built)
+        super().__init__(built)
+        self.automatic_optimization = False
+        self.T_max, self.reading = T_max, resolved
+        self.teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
         tasks = {name: (resolve(a.env).id.rpartition(":")[2], a.spec.action_meanings) for name, a in built.items()}
         self.transfers = nn.ModuleList(
             Transfer(t, built[t.teacher].network, built[t.student].network, self.reading, tasks) for t in transfers
         )
-        self.env_steps: dict[str, int] = dict.fromkeys(self.playing, 0)
+        self.env_steps = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
-        self.scores: dict[str, dict[str, Score]] = {}  # of validate and test: agent -> policy -> score
         self.journal = Journal(self.playing, log_every, window)
         self._optimizer_index: dict[str, int] = {}
         self._rates: list[float] = []
@@ -101,11 +96,6 @@ class Collaboration(pl.LightningModule):
                 )
 
     # The graph
-
-    @property
-    def agents(self) -> dict[str, Agent]:
-        """Every agent by name."""
-        return dict(self._agents.items())  # type: ignore[arg-type]
 
     @property
     def edges(self) -> list[Transfer]:
@@ -182,65 +172,84 @@ class Collaboration(pl.LightningModule):
 
     def _update(self, name: str, agent: Agent, rollout: Rollout, advice: list[tuple[Transfer, Tensor]]) -> None:
         """One gradient step of every loss on some copies of a rollout; one forward pass serves all joint losses."""
-        add, steps = self.journal.meter.add, rollout.steps
-        total: Tensor | None = None
-        a3c: A3CLosses | None = None
         weights = self.teacher_weights[name]
         share([t.guidance for t, _ in advice if t.distilling], weights)
         with self.journal.meter.timed("time/learning"):
             output: PolicyOutput = agent(rollout)
-            if isinstance(agent, Student) and agent.learner.reinforce:
-                a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit, self.env_steps[name])
-                total = a3c.total
-                add(f"policy_loss/{name}", a3c.policy_loss / steps)
-                add(f"value_loss/{name}", a3c.value_loss / steps)
-                add(f"entropy/{name}", a3c.entropy / steps)
-        self._note_actions(name, output.logits[:steps])
+            a3c = self._reinforce(name, agent, output, rollout)
+        self._note_actions(name, output.logits[: rollout.steps])
+        joint: list[Tensor] = [] if a3c is None else [a3c.total]
         separate: list[tuple[Transfer, Tensor]] = []
         for transfer, logits in advice:
-            aligned = transfer.alignment(logits).detach() if self.reading.order == "distill_first" else None
-            if transfer.aligning and transfer.alignment.trainable:
-                with self.journal.meter.timed("time/alignment"):
-                    self._align(transfer, output, logits)
-            with torch.no_grad():
-                if aligned is None:
-                    aligned = transfer.alignment(logits)
-                self._observe(transfer, output, logits, aligned)
+            aligned = self._align(transfer, output, logits)
             if a3c is not None and weights.by == "value":
-                value = teacher_value(
-                    aligned / transfer.temperature, output.logits[:steps], rollout.actions, a3c.advantages
-                )
+                follower = aligned / transfer.temperature
+                value = teacher_value(follower, output.logits[: rollout.steps], rollout.actions, a3c.advantages)
                 transfer.guidance.appraise(self._over_ranks(value), weights.memory, self.journal.meter)
             if transfer.distilling and isinstance(agent, Student):
                 if self.reading.distill_step == "separate":
                     separate.append((transfer, aligned))
                 else:
-                    with self.journal.meter.timed("time/distillation"):
-                        loss = transfer.distillation_loss(output, aligned)
-                    if a3c is not None and transfer.guidance.due():
-                        with self.journal.meter.timed("time/alarm"):
-                            trunk = list(agent.network.trunk.parameters())
-                            cosine = gradient_cosine(scaled(self.trainer, a3c.total), scaled(self.trainer, loss), trunk)
-                            transfer.guidance.judge(self._over_ranks(cosine), self.journal.meter)
-                    weight = transfer.guidance.weight
-                    add(f"distillation_weight/{transfer.name}", weight)
-                    total = weight * loss + (0.0 if total is None else total)
+                    joint.append(self._distil(transfer, agent, output, aligned, a3c))
         if isinstance(agent, Student):
-            parameters = list(agent.network.parameters())
-            if total is not None:
-                with self.journal.meter.timed("time/learning"):
-                    own = agent.learner
-                    rate = linear(own.lr, own.lr_end, own.lr_steps, self.env_steps[name])
-                    self._step(f"student/{name}", total, parameters, own.max_grad_norm, rate)
-            for transfer, aligned in separate:
-                with self.journal.meter.timed("time/distillation"):
-                    loss = transfer.distillation_loss(agent(rollout), aligned)
-                    self._step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
+            self._take_steps(name, agent, rollout, joint, separate)
 
-    def _align(self, transfer: Transfer, output: PolicyOutput, advice: Tensor) -> None:
-        loss = transfer.alignment_loss(output, advice)
-        parameters = list(transfer.alignment.parameters())
-        self._step(f"align/{transfer.name}", loss, parameters, transfer.alignment.config.max_grad_norm)
+    def _reinforce(self, name: str, agent: Agent, output: PolicyOutput, rollout: Rollout) -> A3CLosses | None:
+        """The agent's loss from its own rewards, where it learns from them."""
+        if not isinstance(agent, Student) or not agent.learner.reinforce:
+            return None
+        a3c = agent.reinforcement_losses(output, rollout, self.reading.time_limit, self.env_steps[name])
+        for loss in ("policy_loss", "value_loss", "entropy"):
+            self.journal.meter.add(f"{loss}/{name}", getattr(a3c, loss) / rollout.steps)
+        return a3c
+
+    def _align(self, transfer: Transfer, output: PolicyOutput, advice: Tensor) -> Tensor:
+        """Trains the alignment where it is due; returns what it makes of the advice, without gradient."""
+        alignment = transfer.alignment
+        aligned: Tensor | None = alignment(advice).detach() if self.reading.order == "distill_first" else None
+        if transfer.aligning and alignment.trainable:
+            with self.journal.meter.timed("time/alignment"):
+                loss = transfer.alignment_loss(output, advice)
+                parameters = list(alignment.parameters())
+                self._step(f"align/{transfer.name}", loss, parameters, alignment.config.max_grad_norm)
+        with torch.no_grad():
+            made: Tensor = alignment(advice) if aligned is None else aligned
+            self._observe(transfer, output, advice, made)
+        return made
+
+    def _distil(
+        self, transfer: Transfer, agent: Student, output: PolicyOutput, aligned: Tensor, a3c: A3CLosses | None
+    ) -> Tensor:
+        """The weighted distillation loss; first asks the alarm whether it works against the student's own."""
+        guidance, meter = transfer.guidance, self.journal.meter
+        with meter.timed("time/distillation"):
+            loss = transfer.distillation_loss(output, aligned)
+        if a3c is not None and guidance.due():
+            with meter.timed("time/alarm"):
+                trunk = list(agent.network.trunk.parameters())
+                cosine = gradient_cosine(scaled(self.trainer, a3c.total), scaled(self.trainer, loss), trunk)
+                guidance.judge(self._over_ranks(cosine), meter)
+        meter.add(f"distillation_weight/{transfer.name}", guidance.weight)
+        return guidance.weight * loss
+
+    def _take_steps(
+        self,
+        name: str,
+        agent: Student,
+        rollout: Rollout,
+        joint: list[Tensor],
+        separate: list[tuple[Transfer, Tensor]],
+    ) -> None:
+        """One step on the sum of the joint losses, then one for each that has a step of its own."""
+        parameters, own = list(agent.network.parameters()), agent.learner
+        if joint:
+            with self.journal.meter.timed("time/learning"):
+                rate = linear(own.lr, own.lr_end, own.lr_steps, self.env_steps[name])
+                self._step(f"student/{name}", sum(joint[1:], joint[0]), parameters, own.max_grad_norm, rate)
+        for transfer, aligned in separate:
+            with self.journal.meter.timed("time/distillation"):
+                loss = transfer.distillation_loss(agent(rollout), aligned)
+                self._step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
 
     def _over_ranks(self, value: Tensor) -> float:
         """The mean over ranks, so that every rank weighs alike."""
@@ -287,62 +296,6 @@ class Collaboration(pl.LightningModule):
         for optimizer, rate in zip(self.trainer.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate
         self.journal.start(self.clock)
-
-    # Evaluation of the frozen policies on fresh environments
-
-    def on_test_start(self) -> None:
-        """Warns of agents that have learned nothing, which is seldom what was meant."""
-        if untrained := [name for name, agent in self.agents.items() if agent.learns and not self.env_steps[name]]:
-            names = ", ".join(untrained)
-            rank_zero_warn(f"no --ckpt_path was given: {names} will play with untrained, initial weights")
-
-    on_validation_start = on_predict_start = on_test_start
-
-    def _evaluate(self, job: tuple[str, bool, int]) -> Score:
-        name, greedy, episodes = job
-        agent = self.agents[name]
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        score = evaluate(
-            agent.network,
-            self._evaluated_env(agent),
-            episodes,
-            greedy,
-            data.resolved_seed(),
-            interrupted=lambda: self.trainer.received_sigterm,
-            processes=evaluation_processes(episodes),
-        )
-        self.scores.setdefault(name, {})[score.policy] = score
-        return score
-
-    def _evaluated_env(self, agent: Agent) -> EnvConfig:
-        return with_noops(agent.env, self.trainer.datamodule.noop_max)  # type: ignore[attr-defined]
-
-    def validation_step(self, batch: tuple[str, bool, int], batch_idx: int) -> None:
-        """Evaluates one frozen policy; logs mean and std of its returns."""
-        score = self._evaluate(batch)
-        for key, value in (("mean", score.mean), ("std", score.std), ("episodes", score.episodes)):
-            self.log(f"{batch[0]}/{score.policy}/{key}", float(value), batch_size=1, rank_zero_only=True)
-
-    test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder."""
-        if not self.trainer.is_global_zero:
-            return
-        records = {}
-        for name, evaluation in self.scores.items():
-            agent = self.agents[name]
-            learned = (
-                self.env_steps[name] if isinstance(agent, Student) else agent.certificate.training.get("env_steps")
-            )
-            records[name] = score_record(self._evaluated_env(agent), learned, evaluation)
-        save_scores(Path(self.trainer.log_dir or self.trainer.default_root_dir) / SCORES, records)
-
-    def predict_step(self, batch: tuple[str, bool, int], batch_idx: int) -> str:
-        """Records one episode of one agent as a video below the run's root folder; returns its path."""
-        from cdrl_pl.video import save_episode
-
-        return save_episode(self.agents[batch[0]], batch[0], self.trainer.default_root_dir, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     # Checkpoints
 

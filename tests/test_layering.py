@@ -14,7 +14,19 @@ from cdrl_pl.fingerprint import ONLY_READS_OR_STARTS_RUNS
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    ["", "rollouts", "types", "schedule", "reading", "losses", "returns", "meter", "files", "fingerprint"],
+    [
+        "",
+        "rollouts",
+        "rollouts.frozen",
+        "types",
+        "schedule",
+        "reading",
+        "losses",
+        "returns",
+        "meter",
+        "files",
+        "fingerprint",
+    ],
     ["imports", "checkpoints"],
     ["envs.config"],
     ["envs.games"],
@@ -29,7 +41,7 @@ LEVELS = [
     ["teacher"],
     ["transfer"],
     ["graph"],
-    ["steps"],
+    ["steps", "frozen_play"],
     ["collaboration"],
     ["dataset"],
     ["mistakes"],
