@@ -14,19 +14,8 @@ from cdrl_pl.fingerprint import ONLY_READS_OR_STARTS_RUNS
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
-    [
-        "",
-        "rollouts",
-        "rollouts.frozen",
-        "types",
-        "schedule",
-        "reading",
-        "losses",
-        "returns",
-        "meter",
-        "files",
-        "fingerprint",
-    ],
+    ["", "rollouts", "rollouts.frozen", "types", "files", "fingerprint"],
+    ["schedule", "reading", "losses", "returns", "meter"],
     ["imports", "checkpoints"],
     ["envs.config"],
     ["envs.games"],
