@@ -98,60 +98,63 @@ def resolve(config: EnvConfig) -> EnvConfig:
         EnvError: unknown id (with the nearest known one), an option that this kind of environment does not have, or a
             value out of range.
     """
-    name = config.id
-    preset = PRESETS.get(name, {})
+    preset = PRESETS.get(config.id, {})
     given = {k: v for k, v in asdict(config).items() if v is not None and k != "id"}
     merged = replace(config, **{**preset, **{k: v for k, v in given.items() if k in preset}})
-    known = registry()
-    module, _, bare = merged.id.rpartition(":")
+    spec = _registered(merged.id, config.id)
+    _check_values(merged)
+    if is_atari(merged):
+        return _resolve_atari(merged, spec)
+    for option, unset in (
+        ("frame_skip", None),
+        ("repeat_action_probability", None),
+        ("full_action_space", False),
+        ("noop_max", 0),
+    ):
+        if (value := getattr(merged, option)) != unset:
+            raise EnvError(f"env.{option} is {value!r}, but {config.id} is not an Atari game; leave it out")
+    return merged
+
+
+def _registered(env_id: str, name: str) -> Any:
+    """What Gymnasium knows of an id, whose module, if it has one, is imported first; ``name`` is what was asked for."""
+    module, _, bare = env_id.rpartition(":")
     if module:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
-        known = registry()
-    spec = known.get(bare)
-    if spec is None:
+    known = registry()
+    if bare not in known:
         near = difflib.get_close_matches(name, [*PRESETS, *known], n=1, cutoff=0.0)
         raise EnvError(f"env.id is {name!r}, which is not known; the nearest known id is {near[0]!r}")
+    return known[bare]
+
+
+def _check_values(config: EnvConfig) -> None:
+    crop, actions = config.crop, config.actions
+    limit, sticky = config.max_episode_steps, config.repeat_action_probability
     for option, ok, allowed in (
-        ("image_size", merged.image_size >= 1, "1 or more"),
-        ("noop_max", merged.noop_max >= 0, "0 or more"),
-        (
-            "crop",
-            merged.crop is None or 0 <= merged.crop[0] < merged.crop[1],
-            "[first, last] with 0 <= first < last, last being excluded",
-        ),
+        ("image_size", config.image_size >= 1, "1 or more"),
+        ("noop_max", config.noop_max >= 0, "0 or more"),
+        ("crop", crop is None or 0 <= crop[0] < crop[1], "[first, last] with 0 <= first < last, last being excluded"),
         (
             "actions",
-            merged.actions is None or (len(merged.actions) > 0 and min(merged.actions) >= 0),
+            actions is None or (len(actions) > 0 and min(actions) >= 0),
             "a list of indices into the game's own actions, at least one",
         ),
-        ("max_episode_steps", merged.max_episode_steps is None or merged.max_episode_steps >= 1, "1 or more"),
-        (
-            "repeat_action_probability",
-            merged.repeat_action_probability is None or 0 <= merged.repeat_action_probability <= 1,
-            "from 0 to 1",
-        ),
+        ("max_episode_steps", limit is None or limit >= 1, "1 or more"),
+        ("repeat_action_probability", sticky is None or 0 <= sticky <= 1, "from 0 to 1"),
     ):
         if not ok:
-            raise EnvError(f"env.{option} is {getattr(merged, option)}; it must be {allowed}")
-    if not is_atari(merged):
-        for option in ("frame_skip", "repeat_action_probability"):
-            if getattr(merged, option) is not None:
-                raise EnvError(
-                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
-                )
-        for option in ("full_action_space", "noop_max"):
-            if getattr(merged, option):
-                raise EnvError(
-                    f"env.{option} is {getattr(merged, option)!r}, but {name} is not an Atari game; leave it out"
-                )
-        return merged
-    if merged.kwargs:
-        raise EnvError(f"env.kwargs is {merged.kwargs!r}; Atari games take the named options instead")
-    own = spec.kwargs
-    skip = merged.frame_skip
+            raise EnvError(f"env.{option} is {getattr(config, option)}; it must be {allowed}")
+
+
+def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
+    """What the registration says, where the config leaves it open."""
+    if config.kwargs:
+        raise EnvError(f"env.kwargs is {config.kwargs!r}; Atari games take the named options instead")
+    own, skip, sticky = spec.kwargs, config.frame_skip, config.repeat_action_probability
     if skip is None:
         skip = own["frameskip"]
         if isinstance(skip, tuple):
@@ -159,14 +162,13 @@ def resolve(config: EnvConfig) -> EnvConfig:
     low, high = (skip, skip) if isinstance(skip, int) else skip
     if not 1 <= low <= high:
         raise EnvError(f"env.frame_skip is {skip!r}; it must be 1 or more, or [least, most] with 1 <= least <= most")
-    sticky = merged.repeat_action_probability
     frames = own.get("max_num_frames_per_episode", 108_000)
     return replace(
-        merged,
+        config,
         frame_skip=skip,
         repeat_action_probability=own["repeat_action_probability"] if sticky is None else sticky,
-        max_episode_steps=merged.max_episode_steps or spec.max_episode_steps or frames // low,
-        crop=merged.crop or ATARI_CROP,
+        max_episode_steps=config.max_episode_steps or spec.max_episode_steps or frames // low,
+        crop=config.crop or ATARI_CROP,
     )
 
 
