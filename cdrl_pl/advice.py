@@ -41,17 +41,22 @@ def stand_in(advice: Advice, teacher: PolicyNetwork, student: PolicyNetwork) -> 
 class Shuffle(nn.Module):
     """Permutes logits over the rows of a rollout; each time anew, by a seed, and goes on after a checkpoint."""
 
-    draws: Tensor
-
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self._seed = seed
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self._seed, self._draws = seed, 0
+
+    def get_extra_state(self) -> Tensor:
+        """How often it was asked: on the host, since a value read from a GPU would wait for it."""
+        return torch.tensor(self._draws)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Goes on from ``get_extra_state``."""
+        self._draws = int(state)
 
     def forward(self, advice: Tensor) -> Tensor:
         """[T, B, A] -> the same rows in another order, [T, B, A]."""
-        make = torch.Generator().manual_seed((self._seed + 7_919 * int(self.draws)) % 2**63)
-        self.draws += 1
+        make = torch.Generator().manual_seed((self._seed + 7_919 * self._draws) % 2**63)
+        self._draws += 1
         order = torch.randperm(advice.shape[0] * advice.shape[1], generator=make)
         return advice.flatten(0, 1)[order.to(advice.device)].view_as(advice)
 
