@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,18 @@ def test_fault_28_an_atari_option_out_of_range_is_refused(options: dict[str, Any
 def test_fault_28_atari_options_are_refused_elsewhere(options: dict[str, Any]) -> None:
     with pytest.raises(EnvError, match=f"env.{next(iter(options))} is .* CartPole-v1 is not an Atari game"):
         resolve(EnvConfig("CartPole-v1", **options))
+
+
+@pytest.mark.parametrize("crop", [(0, 61), (60, 70)])
+def test_rows_that_an_image_does_not_have_are_refused(crop: tuple[int, int]) -> None:
+    with pytest.raises(EnvError, match=rf"env.crop is \({crop[0]}, {crop[1]}\); toy_envs:ImageToy-v0 has 60 rows"):
+        describe(replace(toy("Image"), crop=crop))
+    describe(replace(toy("Image"), crop=(0, 60)))
+
+
+def test_there_is_nothing_to_crop_of_a_vector() -> None:
+    with pytest.raises(EnvError, match=r"env.crop is \(0, 2\), but CartPole-v1 gives no images; leave it out"):
+        describe(EnvConfig("CartPole-v1", crop=(0, 2)))
 
 
 def test_box_actions_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, registry
-from cdrl_pl.envs.games import Array, chosen_actions, resize
+from cdrl_pl.envs.games import Array, check_crop, chosen_actions, resize
 
 
 class AtariGame:
@@ -34,8 +34,7 @@ class AtariGame:
         self._noop, self._actions = own[0], chosen_actions(config, own)
         self.spec = EnvSpec((1, config.image_size, config.image_size), "uint8", tuple(a.name for a in self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
-        if config.crop is not None and config.crop[1] > len(self._screen):
-            raise EnvError(f"env.crop is {config.crop}; {config.id} has {len(self._screen)} rows")
+        check_crop(config, len(self._screen))
         self._low, self._high = (skip, skip) if isinstance(skip, int) else skip
         self._limit = config.max_episode_steps
         self._steps = 0

@@ -51,6 +51,16 @@ def chosen_actions(config: EnvConfig, own: Sequence[Any]) -> list[Any]:
     return [own[i] for i in config.actions]
 
 
+def check_crop(config: EnvConfig, rows: int) -> None:
+    """Whether ``config.crop`` lies within a picture of so many rows.
+
+    Raises:
+        EnvError: it does not.
+    """
+    if config.crop is not None and config.crop[1] > rows:
+        raise EnvError(f"env.crop is {config.crop}; {config.id} has {rows} rows")
+
+
 @lru_cache
 def area_weights(source: int, target: int) -> Array:
     """How much of each of ``source`` pixels in a row each of ``target`` pixels is the mean of, [T, S] float32.

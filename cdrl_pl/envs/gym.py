@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
-from cdrl_pl.envs.games import Array, chosen_actions, resize
+from cdrl_pl.envs.games import Array, check_crop, chosen_actions, resize
 
 
 class GymGame:
@@ -46,6 +46,10 @@ class GymGame:
             raise EnvError(
                 f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
             )
+        if self._image:
+            check_crop(config, space.shape[0])
+        elif config.crop is not None:
+            raise EnvError(f"env.crop is {config.crop}, but {config.id} gives no images; leave it out")
         size = config.image_size
         shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
         self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(chosen_actions(config, names)))
