@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 
 from cdrl_pl.experiment.folder import RunFolder
 from cdrl_pl.report import command, page, tables
-from cdrl_pl.report.figures import DARK, FIGURES, LIGHT, action_names, draw, short
+from cdrl_pl.report.figures import DARK, FIGURES, LIGHT, action_names, draw, information, short
 from cdrl_pl.report.page import write_report
 from cdrl_pl.report.runs import Comparison, ReportError, joined, mean_skip, read_folder, read_plain, read_run
 
@@ -295,7 +295,22 @@ def test_a_figure_is_drawn_in_both_themes(name: str, experiment: Path) -> None:
     assert light is not None and dark is not None and light != dark and light.startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["kl", "actions"])
+def test_what_is_said_of_the_state_is_drawn_over_time(experiment: Path) -> None:
+    """A line of each run, as logged; nothing where no run logged what a teacher says."""
+    comparison = read_folder(experiment)
+    runs = next(arm for arm in comparison.arms if arm.name == "taught").runs
+    (axis,) = information(comparison).axes  # type: ignore[union-attr]
+    sources = [source for source in ("b", "p-b/aligned", "p-b/teacher") for _ in runs]
+    for line, source, run in zip(axis.get_lines(), sources, runs * 3, strict=False):
+        np.testing.assert_array_equal(line.get_xydata().T, run.curve(f"state_information/{source}"))
+    assert axis.get_title() == "taught: p teaches b"
+    assert axis.get_legend_handles_labels()[1] == ["student", "aligned teacher", "teacher"]
+    for path in experiment.glob("taught/*/version_0/metrics.csv"):
+        path.write_text(path.read_text().replace("state_information/p-b", "other"))
+    assert information(read_folder(experiment)) is None
+
+
+@pytest.mark.parametrize("name", ["kl", "information", "actions"])
 def test_without_transfers_there_is_nothing_to_draw(name: str, experiment: Path) -> None:
     assert draw(name, read_plain([("x", experiment / "alone/seed-1")], None, None, None, 0), LIGHT, "png") is None
 

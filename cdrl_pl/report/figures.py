@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -179,32 +179,66 @@ def differences(comparison: Comparison) -> Figure | None:
 
 def kls(comparison: Comparison) -> Figure | None:
     """Alignment and distillation KL of every transfer against decisions, with T1, T2 and stop marked."""
-    edges = [(arm, name) for arm in comparison.arms for name in arm.runs[0].transfers if _has_kl(arm.runs, name)]
+
+    def lines(name: str, student: str) -> dict[str, str]:
+        return {f"{kind} KL": f"{kind}_kl/{name}" for kind in ("distillation", "alignment")}
+
+    return _over_time(comparison, lines, "KL (nats per decision)", "log")
+
+
+def information(comparison: Comparison) -> Figure | None:
+    """How much teacher, aligned teacher and student say of the state against decisions, for every transfer."""
+
+    def lines(name: str, student: str) -> dict[str, str]:
+        sources = {"student": student, "aligned teacher": f"{name}/aligned", "teacher": f"{name}/teacher"}
+        return {label: f"state_information/{source}" for label, source in sources.items()}
+
+    return _over_time(comparison, lines, "of the state (nats)", "linear")
+
+
+def _over_time(
+    comparison: Comparison, lines: Callable[[str, str], dict[str, str]], label: str, scale: Literal["log", "linear"]
+) -> Figure | None:
+    """A panel per transfer: columns of the log, one line per run, with T1, T2 and stop marked.
+
+    Args:
+        lines: of a transfer's name and its student: label -> column. A transfer of which nothing was logged has none.
+    """
+    edges = [
+        (arm, edge, columns)
+        for arm in comparison.arms
+        for name, edge in arm.runs[0].transfers.items()
+        if _logged(arm.runs, name, columns := lines(name, edge.student))
+    ]
     if not edges:
         return None
     figure, axes = _figure(8.2, 0.5 + 2.3 * len(edges), len(edges))
-    for axis, (arm, name) in zip(axes[:, 0], edges, strict=True):
-        for kind, colour in (("distillation", COLOURS[0]), ("alignment", COLOURS[1])):
+    for axis, (arm, edge, columns) in zip(axes[:, 0], edges, strict=True):
+        for colour, (what, column) in zip(COLOURS, columns.items(), strict=False):
             for number, run in enumerate(arm.runs):
-                x, y = run.curve(f"{kind}_kl/{name}")
-                label = f"{kind} KL" if number == 0 else None
-                axis.plot(x, np.maximum(y, 1e-8), color=colour, linewidth=1.3, alpha=0.8, label=label)
-        for mark, value in arm.runs[0].transfers[name].marks.items():
+                x, y = run.curve(column)
+                y = np.maximum(y, 1e-8) if scale == "log" else y
+                axis.plot(x, y, color=colour, linewidth=1.3, alpha=0.8, label=what if number == 0 else None)
+        for mark, value in edge.marks.items():
             if value is not None and value <= comparison.T_max:
                 axis.axvline(value, color=BASELINE, linewidth=1.1, linestyle=(0, (3, 2)))
                 axis.annotate(
                     mark, (value, 1), xycoords=axis.get_xaxis_transform(), xytext=(0, 2), textcoords="offset points",
                     fontsize=9, fontweight="bold", ha="center",
                 )  # fmt: skip
-        axis.set_yscale("log")
-        axis.set_ylabel("KL (nats per decision)")
-        edge = arm.runs[0].transfers[name]
+        axis.set_yscale(scale)
+        axis.set_ylabel(label)
         axis.set_title(f"{arm.name}: {edge.teacher} teaches {edge.student}", pad=16)
         axis.set_xlim(0, comparison.T_max)
         axis.xaxis.set_major_formatter(FuncFormatter(short))
-        axis.legend(fontsize=8.5, loc="best", ncols=2)
+        axis.legend(fontsize=8.5, loc="best", ncols=len(columns))
     axes[-1, 0].set_xlabel("decisions of the student")
     return figure
+
+
+def _logged(runs: Sequence[RunData], name: str, columns: dict[str, str]) -> bool:
+    """Whether a run has any of the columns that are the transfer's own."""
+    return any(len(run.curve(c)[0]) for run in runs for c in columns.values() if name in c.split("/"))
 
 
 def _has_kl(runs: Sequence[RunData], name: str) -> bool:
@@ -273,6 +307,7 @@ FIGURES = {
     "final_scores": final_scores,
     "differences": differences,
     "kl": kls,
+    "information": information,
     "actions": actions,
 }
 

@@ -20,6 +20,8 @@ CAPTIONS = {
     "kl": "Measured alike in every arm, whatever is trained: distillation KL(aligned teacher ‖ student layer), "
     "alignment KL(student policy ‖ aligned teacher), one line per run. T1: alignment training starts; T2: "
     "distillation starts; stop: both end.",
+    "information": "How much an action depends on the state: mutual information over the states of a rollout, one line "
+    "per run. Where the aligned teacher is near 0, it says the same in every state.",
     "actions": "Mean policies on the student's states, averaged over runs (the paper's Figure 5), over the first log "
     "line with the teacher active, in which its alignment had only begun to train, and over the last.",
 }
@@ -59,7 +61,7 @@ ORDER: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # heading, 
     ("Beside the baseline", ("difference",), ("differences",)),
     ("Learning", ("speed",), ("learning_curves",)),
     ("Beside the published numbers", ("paper",), ()),
-    ("What the transfers did", ("information",), ("kl",)),
+    ("What the transfers did", ("information",), ("information", "kl")),
     ("Actions before and after alignment", (), ("actions",)),
     ("Every run", ("runs",), ()),
 )
