@@ -193,7 +193,7 @@ def information(comparison: Comparison) -> Figure | None:
         sources = {"student": student, "aligned teacher": f"{name}/aligned", "teacher": f"{name}/teacher"}
         return {label: f"state_information/{source}" for label, source in sources.items()}
 
-    return _over_time(comparison, lines, "of the state (nats)", "linear")
+    return _over_time(comparison, lines, "state information (nats)", "linear")
 
 
 def _over_time(
