@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from graphs import State
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.student import Student
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.agents.student import Student
 
 F, ALPHA, BETA = "transfers.0.alignment.", "_agents.alpha.network.", "_agents.beta.network."
 

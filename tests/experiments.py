@@ -1,4 +1,4 @@
-"""What tests of experiments share: one of a fake program, its journal, and its refusals."""
+"""What tests of experiments share: one of a fake program, its run_log, and its refusals."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def faulty(what: str, run: str = "one/seed-1") -> dict[str, Any]:
     return {"overrides": [f"--fault={what}@{run}"]}
 
 
-def journal() -> list[str]:
-    path = Path("journal")
+def run_log() -> list[str]:
+    path = Path("run_log")
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
@@ -63,11 +63,11 @@ def refused(start: Start, capsys: pytest.CaptureFixture[str]) -> Callable[..., s
     """Runs an experiment that must be refused before anything runs; gives the line that says why."""
 
     def go(*options: str, **changes: Any) -> str:
-        journal()
+        run_log()
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             start(*options, **changes)
-        assert end.value.code == 2 and journal() == []
+        assert end.value.code == 2 and run_log() == []
         line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
         return line.removeprefix("error: ")
 

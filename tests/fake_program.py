@@ -1,6 +1,6 @@
 """Stands in for ``python -m cdrl_pl`` where experiments are tested: the same files, in milliseconds, without learning.
 
-It notes every start in ``journal`` of the current folder. The override ``--fault=WHAT@RUN`` makes one run misbehave at
+It notes every start in ``run_log`` of the current folder. The override ``--fault=WHAT@RUN`` makes one run misbehave at
 T = 20, if it has not been there before: "die", "refuse", "wait" (told to end, it saves and ends with 143, as real runs
 do) or "meet" (it goes on when another run is there too).
 """
@@ -93,8 +93,8 @@ def main() -> None:
         return
     root = Path(given["--trainer.default_root_dir"])
     resumed = given.get("--ckpt_path", "").rpartition("=")[2] if command == "fit" else ""
-    with open("journal", "a") as journal:
-        journal.write(f"{command} {root.parent.name}/{root.name}{' from ' + resumed if resumed else ''}\n")
+    with open("run_log", "a") as run_log:
+        run_log.write(f"{command} {root.parent.name}/{root.name}{' from ' + resumed if resumed else ''}\n")
     (fit if command == "fit" else test)(given, root)
 
 

@@ -12,17 +12,17 @@ from torch import Tensor
 from wide_cartpole import CARTPOLE, WIDE, GraphEnv
 
 from callbacks import AlignmentSchedule, DistillationSchedule
-from cdrl_pl.alignment import AlignmentConfig
-from cdrl_pl.certificate import Certificate, save_certificate
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.dataset import RolloutDataModule
+from cdrl_pl.transfer.alignment import AlignmentConfig
+from cdrl_pl.agents.certificate import Certificate, save_certificate
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.datamodule import RolloutDataModule
 from cdrl_pl.envs import EnvConfig, describe
-from cdrl_pl.evaluation import Score
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.evaluation.evaluate import Score
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
-from cdrl_pl.student import LearnerConfig
-from cdrl_pl.transfer import TransferConfig
+from cdrl_pl.agents.student import LearnerConfig
+from cdrl_pl.transfer.transfer import TransferConfig
 from cdrl_pl.types import Episode, Rollout
 
 Batch = dict[str, Rollout]

@@ -1,4 +1,4 @@
-"""What tests of guidance share."""
+"""What tests of weighting share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from graphs import FixedData, copy_of, fit, graph, random_batch, transfer
 from torch import Tensor
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.types import Rollout
 
 
@@ -20,7 +20,7 @@ class Lines(pl.Callback):
         self.lines: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        self.lines.append(dict(module.journal.latest))
+        self.lines.append(dict(module.run_log.latest))
 
     def of(self, name: str) -> list[float | None]:
         return [line.get(name) for line in self.lines]

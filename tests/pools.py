@@ -19,7 +19,7 @@ from cdrl_pl.envs import EnvConfig, EnvSpec
 from cdrl_pl.losses import log_prob
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.rollouts.pool import Pool
-from cdrl_pl.rollouts.slots import SharedWeights
+from cdrl_pl.rollouts.shared_memory import SharedWeights
 from cdrl_pl.types import Episode, Rollout
 
 MakePool = Callable[..., Pool]

@@ -6,9 +6,9 @@ from typing import Any
 
 from graphs import graph, spread, transfer
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.reading import READINGS, ReadingOverrides
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.presets import PRESETS, PresetOverrides
 
 TABLE: dict[str, tuple[Any, Any]] = {
     # field: text, program; in the order of the specification's section 6
@@ -29,10 +29,10 @@ TABLE: dict[str, tuple[Any, Any]] = {
 
 def make(preset: str, *, agents: dict[str, AgentConfig] | None = None, row: str = "", **options: Any) -> Collaboration:
     """A preset; or, where ``row`` names a row of the table, the text with the preset's value in this row alone."""
-    reading = None
+    preset = None
     if row:
-        reading, preset = ReadingOverrides(**{row: getattr(READINGS[preset], row)}), "paper"
-    module = graph(transfer(**options), agents=agents, preset=preset, reading=reading)
+        preset, preset = PresetOverrides(**{row: getattr(PRESETS[preset], row)}), "paper"
+    module = graph(transfer(**options), agents=agents, preset=preset, preset=preset)
     for i, found in enumerate(module.agents.values()):
         spread(found.network, i)
     return module

@@ -15,7 +15,7 @@ from callbacks import ActionDistributions
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.schedule import linear
-from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.agents.student import LearnerConfig, Student
 
 
 def lines(folder: Path) -> list[dict]:

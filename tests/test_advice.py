@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from wide_cartpole import CARTPOLE, WIDE
 
-from cdrl_pl.advice import adapt
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.teacher import Teacher
-from cdrl_pl.transfer import Transfer
+from cdrl_pl.transfer.controls import adapt
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.teacher import Teacher
+from cdrl_pl.transfer.transfer import Transfer
 
 CONTROLS = ("random", "shuffled", "constant", "lagged", "own")
 
@@ -53,48 +53,48 @@ def edge(module: Collaboration) -> Transfer:
     return found
 
 
-def advised(module: Collaboration, seed: int = 0) -> Tensor:
-    return edge(module).advise(random_rollout(seed))
+def teacher_logits(module: Collaboration, seed: int = 0) -> Tensor:
+    return edge(module).teacher_logits(random_rollout(seed))
 
 
 # What each control advises
 
 
 def test_shuffled_advice_is_the_teachers_rows_in_another_order(tmp_path: Path) -> None:
-    plain, mixed = advised(make(tmp_path)).flatten(0, 1), advised(make(tmp_path, advice="shuffled")).flatten(0, 1)
+    plain, mixed = teacher_logits(make(tmp_path)).flatten(0, 1), teacher_logits(make(tmp_path, control="shuffled")).flatten(0, 1)
     assert not torch.equal(mixed, plain)
     assert sorted(mixed.tolist()) == sorted(plain.tolist())
 
 
 def test_shuffled_advice_is_shuffled_anew_each_time_and_by_the_runs_seed(tmp_path: Path) -> None:
     def orders(seed: int) -> list[list[list[float]]]:
-        module = make(tmp_path, seed=seed, advice="shuffled")
+        module = make(tmp_path, seed=seed, control="shuffled")
         found = []
         for _ in range(2):
             edge(module).teacher.memory.clear()
-            found.append(advised(module).flatten(0, 1).tolist())
+            found.append(teacher_logits(module).flatten(0, 1).tolist())
         return found
 
     assert orders(0) == orders(0) != orders(1)
     assert orders(0)[0] != orders(0)[1]
 
 
-@pytest.mark.parametrize(("advice", "says_something"), [("teacher", True), ("constant", False)])
-def test_the_log_says_how_much_advice_is_about_the_state(advice: str, says_something: bool, tmp_path: Path) -> None:
-    module = make(tmp_path, advice=advice, T1=0, T2=0)
+@pytest.mark.parametrize(("control", "says_something"), [("none", True), ("constant", False)])
+def test_the_log_says_how_much_advice_is_about_the_state(control: str, says_something: bool, tmp_path: Path) -> None:
+    module = make(tmp_path, control=control, T1=0, T2=0)
     fit(module, FixedData(random_batch(module)), tmp_path)
-    latest = module.journal.latest
+    latest = module.run_log.latest
     for what in ("teacher", "aligned"):
         assert (latest[f"state_information/alpha-beta/{what}"] > 1e-6) == says_something
     assert latest["state_information/beta"] > 1e-6
 
 
 def test_constant_advice_is_the_same_in_every_state(tmp_path: Path) -> None:
-    assert torch.equal(advised(make(tmp_path, advice="constant")), torch.zeros(5, 2, 5))
+    assert torch.equal(teacher_logits(make(tmp_path, control="constant")), torch.zeros(5, 2, 5))
 
 
 def test_a_random_teacher_has_the_teachers_structure_and_other_weights(tmp_path: Path) -> None:
-    module = make(tmp_path, advice="random")
+    module = make(tmp_path, control="random")
     theirs, alpha = edge(module).teacher.network, module.agents["alpha"].network
     assert theirs.config == alpha.config and theirs.num_actions == 5
     assert parts_changed(copy_of(alpha), copy_of(theirs)) == {
@@ -105,65 +105,65 @@ def test_a_random_teacher_has_the_teachers_structure_and_other_weights(tmp_path:
         "distill_head",
     }
     assert not any(p.requires_grad for p in theirs.parameters())
-    other = edge(make(tmp_path, seed=1, advice="random")).teacher.network
-    again = edge(make(tmp_path, advice="random")).teacher.network
+    other = edge(make(tmp_path, seed=1, control="random")).teacher.network
+    again = edge(make(tmp_path, control="random")).teacher.network
     assert not torch.equal(theirs.policy_head.weight, other.policy_head.weight)
     assert torch.equal(theirs.policy_head.weight, again.policy_head.weight)
 
 
 def test_a_random_teacher_says_different_things_in_different_states(tmp_path: Path) -> None:
-    """Unlike constant advice."""
-    assert advised(make(tmp_path, advice="random")).flatten(0, 1).std(0).max() > 0.01
+    """Unlike constant control."""
+    assert teacher_logits(make(tmp_path, control="random")).flatten(0, 1).std(0).max() > 0.01
 
 
-@pytest.mark.parametrize("advice", ["teacher", *CONTROLS])
-def test_no_control_changes_what_the_student_starts_from(advice: Any, tmp_path: Path) -> None:
-    weights = copy_of(make(tmp_path, advice=advice).agents["beta"])
+@pytest.mark.parametrize("control", ["none", *CONTROLS])
+def test_no_control_changes_what_the_student_starts_from(control: Any, tmp_path: Path) -> None:
+    weights = copy_of(make(tmp_path, control=control).agents["beta"])
     assert all(torch.equal(v, weights[k]) for k, v in copy_of(make(tmp_path).agents["beta"]).items())
 
 
-@pytest.mark.parametrize("advice", ["random", "shuffled", "constant"])
-def test_no_control_changes_what_the_alignment_starts_from(advice: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", ["random", "shuffled", "constant"])
+def test_no_control_changes_what_the_alignment_starts_from(control: Any, tmp_path: Path) -> None:
     """Where it is of the same size: drawing the control's own numbers leaves those of the run alone."""
-    weights = copy_of(edge(make(tmp_path, advice=advice)).alignment)
+    weights = copy_of(edge(make(tmp_path, control=control)).alignment)
     assert all(torch.equal(v, weights[k]) for k, v in copy_of(edge(make(tmp_path)).alignment).items())
 
 
 def test_self_distillation_advises_what_the_student_says_now(tmp_path: Path) -> None:
-    module = make(tmp_path, advice="own")
+    module = make(tmp_path, control="own")
     for _ in range(2):
         edge(module).teacher.memory.clear()
-        assert torch.equal(advised(module), Teacher(module.agents["beta"].network).advise(random_rollout()))
+        assert torch.equal(teacher_logits(module), Teacher(module.agents["beta"].network)(random_rollout()))
         step_once(module, tmp_path)
 
 
 def test_lagged_advice_is_the_students_of_the_last_multiple_of_its_lag(tmp_path: Path) -> None:
     """Rollouts of 10 decisions, a lag of 40: the copy is renewed after the 4th, the 8th and the 12th."""
-    module, recorder = make(tmp_path, advice="lagged", lag=40), Recorder()
+    module, recorder = make(tmp_path, control="lagged", lag=40), Recorder()
     fit(module, FixedData(random_batch(module)), tmp_path, recorder)
-    assert recorder.changed_at("transfers.0.stand_in.") == [30, 70, 110]
+    assert recorder.changed_at("transfers.0.control_network.") == [30, 70, 110]
     for before, now in ((4, 4), (7, 4), (8, 8), (12, 12)):
         copied = {
-            k.removeprefix("transfers.0.stand_in."): v for k, v in recorder.weights[before].items() if "stand_in" in k
+            k.removeprefix("transfers.0.control_network."): v for k, v in recorder.weights[before].items() if "control_network" in k
         }
         student = {k.removeprefix("_agents.beta.network."): v for k, v in recorder.weights[now].items()}
         assert copied and all(torch.equal(v, student[k]) for k, v in copied.items())
 
 
-@pytest.mark.parametrize("advice", CONTROLS)
-def test_a_control_distils_other_things_than_the_teacher(advice: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_distils_other_things_than_the_teacher(control: Any, tmp_path: Path) -> None:
     weights = []
-    for other in ("teacher", advice):
-        module = make(tmp_path, advice=other)
+    for other in ("none", control):
+        module = make(tmp_path, control=other)
         step_once(module, tmp_path)
         weights.append(copy_of(module.agents["beta"]))
     assert parts_changed(*weights, "network.") >= {"trunk", "lstm"}
 
 
-@pytest.mark.parametrize("advice", ["own", "lagged"])
-def test_f_maps_from_the_students_actions_where_the_student_is_the_teacher(advice: Any, tmp_path: Path) -> None:
-    module = make(tmp_path, advice=advice)
-    assert advised(module).shape == (5, 2, 2) and edge(module).config.advisor == "beta"
+@pytest.mark.parametrize("control", ["own", "lagged"])
+def test_f_maps_from_the_students_actions_where_the_student_is_the_teacher(control: Any, tmp_path: Path) -> None:
+    module = make(tmp_path, control=control)
+    assert teacher_logits(module).shape == (5, 2, 2) and edge(module).config.teaching_agent == "beta"
 
 
 # The same compute with no transfer
@@ -184,7 +184,7 @@ def test_a_weight_of_0_gives_the_gradients_of_no_transfer_bit_for_bit(layer: Any
         pair = [torch.zeros(()) if gradient is None else gradient for gradient in (one, other)]
         assert torch.equal(*torch.broadcast_tensors(*pair))
     assert not any(parts_changed(one, other, "_agents.beta.") for one, other in zip(*weights, strict=True))
-    assert idle.journal.latest["distillation_kl/alpha-beta"] > 0
+    assert idle.run_log.latest["distillation_kl/alpha-beta"] > 0
     assert parts_changed(weights[1][0], weights[1][-1], "transfers.0.alignment.")
 
 
@@ -200,16 +200,16 @@ def test_another_weight_does_not(tmp_path: Path) -> None:
 
 
 def test_the_runs_control_wins_over_the_transfers() -> None:
-    module = graph(transfer(advice="shuffled"), advice="constant", weight=0.0)
-    assert (edge(module).config.advice, edge(module).config.weight) == ("constant", 0.0)
+    module = graph(transfer(control="shuffled"), control="constant", weight=0.0)
+    assert (edge(module).config.control, edge(module).config.weight) == ("constant", 0.0)
 
 
-@pytest.mark.parametrize("advice", CONTROLS)
-def test_a_resumed_control_equals_an_uninterrupted_one(advice: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_resumed_control_equals_an_uninterrupted_one(control: Any, tmp_path: Path) -> None:
     """The random network, the order of the shuffles and the lagged copy are in the checkpoint."""
     results = []
     for resume in (None, tmp_path / "70.ckpt"):
-        module = make(tmp_path, seed=0 if resume is None else 5, advice=advice, lag=50)
+        module = make(tmp_path, seed=0 if resume is None else 5, control=control, lag=50)
         batches = [random_batch(module, seed) for seed in range(12)]
         torch.manual_seed(0)
         if edge(module).shuffle is not None:
@@ -306,4 +306,4 @@ def test_a_teacher_of_longer_vectors_reads_the_padded_ones() -> None:
     agents = {"alpha": agent("Acrobot-v1"), "beta": agent()}
     module, rollout = graph(transfer(observations="pad"), agents=agents), random_rollout()
     padded = replace(rollout, obs=torch.cat([rollout.obs, torch.zeros(6, 2, 2)], -1))
-    assert torch.equal(edge(module).advise(rollout), Teacher(module.agents["alpha"].network).advise(padded))
+    assert torch.equal(edge(module).teacher_logits(rollout), Teacher(module.agents["alpha"].network)(padded))

@@ -13,11 +13,11 @@ from guidances import logged, trained
 from numpy.testing import assert_allclose
 from torch.testing import assert_close
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.guidance import AlarmConfig, Guidance, gradient_cosine
-from cdrl_pl.meter import Meter
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.transfer.weighting import AlarmConfig, Weighting, gradient_cosine
+from cdrl_pl.training.meter import Meter
 from cdrl_pl.schedule import WeightConfig
-from cdrl_pl.student import Student
+from cdrl_pl.agents.student import Student
 from cdrl_pl.types import Rollout
 
 
@@ -56,11 +56,11 @@ def test_a_loss_that_does_not_reach_the_trunk_has_the_cosine_0() -> None:
     assert gradient_cosine(loss, other, list(network.trunk.parameters())) == 0.0
 
 
-def judged(config: AlarmConfig, *cosines: float) -> tuple[Guidance, list[float]]:
-    guide = Guidance("alpha-beta", WeightConfig(start=2.0), config)
+def judged(config: AlarmConfig, *cosines: float) -> tuple[Weighting, list[float]]:
+    guide = Weighting("alpha-beta", WeightConfig(start=2.0), config)
     weights = []
     for cosine in cosines:
-        guide.judge(cosine, Meter())
+        guide.update_alarm(cosine, Meter())
         weights.append(guide.weight)
     return guide, weights
 
@@ -112,7 +112,7 @@ def test_a_released_student_learns_as_if_it_had_no_teacher(tmp_path: Path) -> No
     for edges in ([transfer(alarm=AlarmConfig(every=1, memory=1, release_below=1.0))], []):
         module = graph(*edges, T_max=60)
         if edges:
-            module.edges[0].guidance.judge(-1.0, Meter())
+            module.edges[0].weighting.update_alarm(-1.0, Meter())
         fit(module, FixedData(*(random_batch(module, seed) for seed in range(3))), tmp_path)
         states.append({k: v for k, v in copy_of(module).items() if k.startswith("_agents.beta")})
     for key, value in states[0].items():

@@ -13,13 +13,13 @@ from graphs import Recorder, fit, graph, played
 from pytorch_lightning.loggers import CSVLogger
 
 from callbacks import AlignmentSchedule, DistillationSchedule
-from cdrl_pl.alignment import AlignmentConfig
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.transfer.alignment import AlignmentConfig
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
-from cdrl_pl.student import LearnerConfig
-from cdrl_pl.transfer import TransferConfig
+from cdrl_pl.agents.student import LearnerConfig
+from cdrl_pl.transfer.transfer import TransferConfig
 
 T1, T2, T_MAX, BATCH = 100, 200, 300, 20
 NETWORK = NetworkConfig(channels=8, lstm=16)

@@ -40,11 +40,11 @@ from callbacks import (
     Progress,
 )
 from callbacks.progress import clock, render, summary
-from cdrl_pl.certificate import load_certificate
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.agents.certificate import load_certificate
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
-from cdrl_pl.evaluation import Score, evaluate
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.evaluation.evaluate import Score, evaluate
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.types import Episode, Rollout
 
@@ -226,7 +226,7 @@ def test_a_stored_teacher_teaches(tmp_path: Path) -> None:
     agents = {"alpha": AgentConfig(certificate=str(tmp_path / "teacher" / "beta")), "beta": agent()}
     module = graph(transfer(kind="identity"), agents=agents, T_max=10)
     fit(module, FixedData(random_batch(module)), tmp_path)
-    assert module.journal.latest["distillation_kl/alpha-beta"] > 0
+    assert module.run_log.latest["distillation_kl/alpha-beta"] > 0
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def in_the_middle() -> Collaboration:
     """A run at T = 3,000 of 12,000 with numbers that are easy to find."""
     module = graph(transfer(T1=1_000, T2=2_000), T_max=12_000)
     module.env_steps = {"alpha": 3_000, "beta": 3_000}
-    module.journal.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
-    module.journal.latest = {
+    module.run_log.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
+    module.run_log.latest = {
         "env_steps": 3_000,
         "decisions_per_second": 5.0,  # of both agents
         "return/beta": 15.75,
@@ -335,7 +335,7 @@ def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, 0.0, -0.0, 1e-12])
 def test_any_number_can_be_shown(value: float) -> None:
     module = in_the_middle()
-    module.journal.latest["value_loss/beta"] = value
+    module.run_log.latest["value_loss/beta"] = value
     assert "beta" in text_of(render(module))
 
 

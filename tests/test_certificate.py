@@ -23,11 +23,11 @@ from torch import nn
 from wide_cartpole import CARTPOLE
 
 from cdrl_pl import files
-from cdrl_pl.certificate import CERTIFICATE, WEIGHTS, CertificateError, load_certificate, save_certificate
+from cdrl_pl.agents.certificate import CERTIFICATE, WEIGHTS, CertificateError, load_certificate, save_certificate
 from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.transfer.teacher import CertificatedAgent
 
 Json = dict[str, Any]
 

@@ -18,7 +18,7 @@ from graphs import FixedData, alone, fit, random_batch
 
 import callbacks.checkpoint
 from callbacks import EnvStepsCheckpoint
-from cdrl_pl.files import write_whole
+from cdrl_pl.storage.atomic import write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -239,4 +239,4 @@ def test_fault_14_a_run_that_was_killed_in_every_phase_equals_one_that_was_not(t
         resume = ("--ckpt_path", found["path"])
     assert all(torch.equal(v, whole["state_dict"][k]) for k, v in found["state_dict"].items())
     assert str(found["optimizer_states"]) == str(whole["optimizer_states"])
-    assert found["collaboration"]["guidance"] == whole["collaboration"]["guidance"]
+    assert found["collaboration"]["weighting"] == whole["collaboration"]["weighting"]

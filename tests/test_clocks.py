@@ -13,7 +13,7 @@ from collaborations import BETA, PHASES, F
 from graphs import FixedData, Recorder, agent, fit, graph, random_batch, random_rollout, step_once, transfer
 from pytorch_lightning.loggers import CSVLogger
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.types import Episode
 
 # Clocks
@@ -77,15 +77,15 @@ def test_the_reported_return_is_the_mean_of_the_last_window(tmp_path: Path) -> N
         rollout = replace(random_rollout(), episodes=(Episode(float(ret), 4 + ret),))
         batches.append({"beta": rollout})
     fit(module, FixedData(*batches), tmp_path)
-    assert module.journal.latest["return/beta"] == 3.0 and module.journal.latest["length/beta"] == 7.0
-    assert module.journal.latest["episodes/beta"] == 5
+    assert module.run_log.latest["return/beta"] == 3.0 and module.run_log.latest["length/beta"] == 7.0
+    assert module.run_log.latest["episodes/beta"] == 5
 
 
 def test_there_is_no_return_before_the_first_episode(tmp_path: Path) -> None:
     module = graph(agents={"beta": agent()})
-    assert module.journal.mean_return("beta") is None
+    assert module.run_log.mean_return("beta") is None
     step_once(module, tmp_path, {"beta": replace(random_rollout(), episodes=())})
-    assert "return/beta" not in module.journal.latest
+    assert "return/beta" not in module.run_log.latest
 
 
 def test_a_line_is_logged_every_log_every_decisions_and_at_the_end(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from torch.testing import assert_close
 from wide_cartpole import WIDE
 
 from cdrl_pl import losses
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.types import Rollout
 
 # Who learns when
@@ -155,8 +155,8 @@ def test_a_student_follows_the_sum_of_its_reinforcement_and_weighted_distillatio
     rollout = random_batch(module)["beta"]
     output = student_of(module)(rollout)
     total = student_of(module).reinforcement_losses(output, rollout).total
-    advice = expert(rollout.obs, torch.zeros_like(rollout.state), rollout.resets).logits[:5]
-    total = total + weight * losses.kl(advice, output.distill_logits[:5], 2.0).mean(1).sum()
+    teacher_logits = expert(rollout.obs, torch.zeros_like(rollout.state), rollout.resets).logits[:5]
+    total = total + weight * losses.kl(teacher_logits, output.distill_logits[:5], 2.0).mean(1).sum()
     total.backward()
     expected = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     step_once(module, tmp_path, {"beta": rollout})
@@ -169,17 +169,17 @@ def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_
     (edge,) = module.edges
     said: list[torch.Tensor] = []
     taught: list[torch.Tensor] = []
-    advise, loss = edge.advise, edge.distillation_loss
+    teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
 
-    def watched_advise(rollout: Rollout) -> torch.Tensor:
-        said.append(advise(rollout))
+    def watched_logits(rollout: Rollout) -> torch.Tensor:
+        said.append(teacher_logits(rollout))
         return said[-1]
 
     def watched_loss(output: Any, aligned: torch.Tensor) -> torch.Tensor:
         taught.append(aligned.clone())
         return loss(output, aligned)
 
-    edge.advise, edge.distillation_loss = watched_advise, watched_loss  # type: ignore[method-assign]
+    edge.teacher_logits, edge.distillation_loss = watched_logits, watched_loss  # type: ignore[method-assign]
     step_once(module, tmp_path, random_batch(module, copies=5))
     assert [part.shape[1] for part in taught] == [2, 2, 1]
     assert torch.equal(torch.cat(taught, 1), said[0])
@@ -190,7 +190,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(tmp_path: Path) -> None:
     step_once(module, tmp_path)
     gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     assert_close(torch.cat(gradients).norm().item(), 0.01, rtol=1e-3, atol=0.0)
-    assert module.journal.latest["grad_norm/student/beta"] > 0.1  # before the clip
+    assert module.run_log.latest["grad_norm/student/beta"] > 0.1  # before the clip
 
 
 def test_several_teachers_have_an_f_each(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_student_that_only_distils_learns_its_teachers_policy(tmp_path: Path) 
 
     class Trace(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, root: Any, *_: Any) -> None:
-            found.append(root.journal.latest["distillation_kl/alpha-beta"])
+            found.append(root.run_log.latest["distillation_kl/alpha-beta"])
 
     fit(module, FixedData(*(random_batch(module, seed) for seed in range(4))), tmp_path, Trace())
     assert sum(found[:4]) / 4 > 0.5

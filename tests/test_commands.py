@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from small_runs import BOTH, CHECKPOINT, metrics
 
 from cdrl_pl import video
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
 
 run, refused = command_line.run, command_line.refused

@@ -13,13 +13,13 @@ import torch
 import yaml
 from command_line import CONFIGS, Run
 
-from cdrl_pl.alignment import Alignment, AlignmentConfig, save_alignment
-from cdrl_pl.certificate import save_certificate
+from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig, save_alignment
+from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.envs import EnvConfig, describe
-from cdrl_pl.evaluation import Score
+from cdrl_pl.evaluation.evaluate import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.reading import READINGS
-from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.presets import PRESETS
+from cdrl_pl.transfer.teacher import CertificatedAgent
 
 run, build = command_line.run, command_line.build
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "experiments" not in path.parts)  # those: test_experiment
@@ -48,7 +48,7 @@ def stored_teachers(config: dict[str, Any], below: Path) -> None:
     for transfer in config["model"].get("transfers", []):
         if path := transfer.get("alignment", {}).get("file"):
             meanings = tuple(actions(config["model"]["agents"][transfer[end]], below) for end in ("teacher", "student"))
-            function = Alignment(AlignmentConfig(hidden=8), *map(len, meanings), READINGS["paper"])
+            function = Alignment(AlignmentConfig(hidden=8), *map(len, meanings), PRESETS["paper"])
             save_alignment(below / path, function, meanings, {})
 
 

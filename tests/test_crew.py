@@ -23,7 +23,7 @@ from pools import MakePool, Replay, kill, started, take, worker_processes
 from toy_envs import COUNTING_SPEC, SMALL, make_network, toy
 
 from cdrl_pl.rollouts.config import PoolConfig
-from cdrl_pl.rollouts.crew import WorkerError
+from cdrl_pl.rollouts.worker_group import WorkerError
 from cdrl_pl.rollouts.pool import Pool
 
 # Faults
@@ -39,7 +39,7 @@ def test_fault_01_a_killed_worker_is_replaced_and_the_stream_goes_on(
     victim = worker_processes(pool)[0]
     kill(victim)
     rollouts = [rollout for rollout in take(pool, 10) if rollout.worker == 0]
-    assert pool.crew.restarts == 1
+    assert pool.worker_group.restarts == 1
     assert len(worker_processes(pool)) == workers and victim.pid not in [p.pid for p in worker_processes(pool)]
     first = next(i for i, rollout in enumerate(rollouts) if (rollout.obs[0] == torch.tensor([1, 0, -1])).all())
     assert first <= 1  # at most one rollout of the dead worker was on its way
@@ -56,7 +56,7 @@ def test_fault_02_a_worker_that_dies_inside_a_step_loses_only_its_own_rollout(
     replay = Replay(make_network(), copies=1)
     for rollout in take(pool, 3):
         replay.check(rollout)
-    assert pool.crew.restarts == 1
+    assert pool.worker_group.restarts == 1
 
 
 def test_fault_03_an_exception_in_a_worker_is_reported_whole(make_pool: MakePool) -> None:
@@ -79,7 +79,7 @@ def test_fault_05_a_worker_that_always_dies_ends_the_run(make_pool: MakePool) ->
     pool = started(make_pool(toy("Killing"), max_restarts=2))
     with pytest.raises(WorkerError, match=r"worker 0 of toy .*died 3 times in a row.*exit code -9"):
         pool.next()
-    assert pool.crew.restarts == 2
+    assert pool.worker_group.restarts == 2
 
 
 def test_fault_05_deaths_count_only_without_progress(make_pool: MakePool) -> None:
@@ -87,7 +87,7 @@ def test_fault_05_deaths_count_only_without_progress(make_pool: MakePool) -> Non
     for deaths in range(1, 4):
         kill(worker_processes(pool)[0])
         take(pool, 3)
-        assert pool.crew.restarts == deaths
+        assert pool.worker_group.restarts == deaths
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -112,13 +112,13 @@ def test_fault_06_a_worker_that_hangs_is_replaced_while_its_peer_plays(
     while len({rollout.worker for rollout in played[-40:]}) > 1:  # until both have started, and one hangs
         played += take(pool, 40)
     hung = 1 - played[-1].worker
-    assert pool.crew.restarts == 0  # far behind, but by the clock no time has passed
+    assert pool.worker_group.restarts == 0  # far behind, but by the clock no time has passed
     now[0] = 15.1
     played = take(pool, 3)
-    while pool.crew.restarts == 0 or played[-1].worker != hung:
+    while pool.worker_group.restarts == 0 or played[-1].worker != hung:
         assert len(played) < 50_000
         played += take(pool, 1)
-    assert pool.crew.restarts == 1
+    assert pool.worker_group.restarts == 1
     assert f"worker {hung} of toy has finished nothing for 15 s" in caplog.text
 
 
@@ -130,25 +130,25 @@ def test_fault_08_a_worker_that_is_slow_is_not_taken_for_hung(make_pool: MakePoo
     for _ in range(300):
         now[0] += 100.0
         pool.next()
-    assert pool.crew.restarts == 0
+    assert pool.worker_group.restarts == 0
 
 
 def test_fault_08_the_rollouts_of_every_worker_are_counted(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("Counting"), workers=2))
     counts = Counter(rollout.worker for rollout in take(pool, 40))
     counts.update(index for index, _ in pool._ready)
-    assert {w.index: w.rollouts for w in pool.crew.workers} == counts and min(counts.values()) > 0
+    assert {w.index: w.rollouts for w in pool.worker_group.workers} == counts and min(counts.values()) > 0
 
 
 def test_fault_07_what_a_worker_sent_before_it_died_counts_once_and_nothing_is_read_after(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("Counting"), queue=2, copies=1))
-    old = pool.crew.workers[0]
+    old = pool.worker_group.workers[0]
     deadline, second = time.monotonic() + 60, pool._slots[1]["log_probs"]
     while not second[-1].any():  # until it writes the second rollout: the first then lies in its pipe, unread
         assert time.monotonic() < deadline
     kill(old.process)
     rollouts = take(pool, 6)
-    assert pool.crew.restarts == 1 and pool.crew.workers[0] is not old
+    assert pool.worker_group.restarts == 1 and pool.worker_group.workers[0] is not old
     assert old.connection.closed  # its replacement has another, so a late reply has nowhere to arrive
     starts = [number for number, rollout in enumerate(rollouts) if number and rollout.resets[0].all()]
     assert len(starts) == 1  # the replacement's first
@@ -225,7 +225,7 @@ def test_fault_31_replacing_workers_leaks_no_file_descriptor(make_pool: MakePool
         take(pool, 3)
         gc.collect()
         counts.append(len(os.listdir("/proc/self/fd")))
-    assert pool.crew.restarts == 4 and counts[1:] == counts[:-1]
+    assert pool.worker_group.restarts == 4 and counts[1:] == counts[:-1]
 
 
 def test_a_checkpoint_survives_a_worker_that_died(make_pool: MakePool) -> None:

@@ -42,10 +42,10 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer, module):
         self.seen["env_steps"], self.seen["world_size"] = module.env_steps, trainer.world_size
-        self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.journal.episodes.items()}
+        self.seen["episodes"] = {name: list(map(list, e)) for name, e in module.run_log.episodes.items()}
         switches = {type(c).__name__: c.switched for c in trainer.callbacks if hasattr(c, "switched")}
         self.seen["switched"] = switches
-        self.seen["guidance"] = [transfer.guidance.state_dict() for transfer in module.edges]
+        self.seen["weighting"] = [transfer.weighting.state_dict() for transfer in module.edges]
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 '''
 LAUNCHERS = {
@@ -102,8 +102,8 @@ def test_every_rank_switches_at_T1_and_T2(ranks: list[dict[str, Any]]) -> None: 
 
 
 def test_both_ranks_weigh_the_teacher_alike(ranks: list[dict[str, Any]]) -> None:
-    assert ranks[0]["guidance"] == ranks[1]["guidance"]
-    (seen,) = ranks[0]["guidance"]
+    assert ranks[0]["weighting"] == ranks[1]["weighting"]
+    (seen,) = ranks[0]["weighting"]
     assert seen["value"][1] == 8 and seen["cosine"][1] == 4 and seen["value"][0] != 0 and seen["cosine"][0] != 0
 
 

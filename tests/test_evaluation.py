@@ -20,13 +20,13 @@ from numpy.testing import assert_allclose
 from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl import evaluation
-from cdrl_pl.certificate import save_certificate
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.agents.certificate import save_certificate
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, make_game, resolve
-from cdrl_pl.evaluation import evaluate
+from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.processes import ProcessError, in_processes
-from cdrl_pl.teacher import CertificatedAgent
+from cdrl_pl.system.processes import ProcessError, in_processes
+from cdrl_pl.transfer.teacher import CertificatedAgent
 
 ENV = EnvConfig(CARTPOLE, max_episode_steps=60)
 SHORT, LONG = 1, 60

@@ -15,10 +15,10 @@ import experiments
 import pytest
 import yaml
 from command_line import CONFIGS, REPOSITORY, Run
-from experiments import FAKE, Start, faulty, journal, write
+from experiments import FAKE, Start, faulty, run_log, write
 
 from cdrl_pl import fingerprint
-from cdrl_pl.checkpoints import is_whole
+from cdrl_pl.storage.checkpoints import is_whole
 from cdrl_pl.experiment import driver
 from cdrl_pl.experiment.driver import check_fair
 from cdrl_pl.experiment.folder import RunFolder, last_line, lock
@@ -34,7 +34,7 @@ ORDER = ["one/seed-1", "two/seed-1", "one/seed-2", "two/seed-2"]
 
 def test_every_arm_has_every_seed_seed_by_seed(start: Start) -> None:
     assert start() == 0
-    assert journal() == [f"{what} {run}" for run in ORDER for what in ("fit", "test")]
+    assert run_log() == [f"{what} {run}" for run in ORDER for what in ("fit", "test")]
     for arm, lr in (("one", 1), ("two", 2)):
         for seed in (1, 2):
             scores = RunFolder(Path("out", arm, f"seed-{seed}")).scores()
@@ -45,15 +45,15 @@ def test_every_arm_has_every_seed_seed_by_seed(start: Start) -> None:
 
 def test_what_is_done_is_not_run_again(start: Start) -> None:
     start()
-    journal()
-    assert start() == 0 and journal() == []
+    run_log()
+    assert start() == 0 and run_log() == []
 
 
 def test_only_what_is_missing_is_run(start: Start) -> None:
     start(seeds=[2])
-    journal()
+    run_log()
     assert start(seeds=[2, 3]) == 0
-    assert journal() == [f"{what} {arm}/seed-3" for arm in ("one", "two") for what in ("fit", "test")]
+    assert run_log() == [f"{what} {arm}/seed-3" for arm in ("one", "two") for what in ("fit", "test")]
 
 
 def test_two_at_once_run_at_once(start: Start) -> None:
@@ -81,16 +81,16 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     what: str, says: str, start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert start(**faulty(what)) == 1
-    assert journal() == ["fit one/seed-1", *(f"{what} {run}" for run in ORDER[1:] for what in ("fit", "test"))]
+    assert run_log() == ["fit one/seed-1", *(f"{what} {run}" for run in ORDER[1:] for what in ("fit", "test"))]
     said = capfd.readouterr().err
     assert "3 of 4 runs done" in said and "failed: one/seed-1" in said and says in said
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(start: Start) -> None:
     start(**faulty("die"))
-    journal()
+    run_log()
     assert start(**faulty("die")) == 0
-    assert journal() == ["fit one/seed-1 from 10.ckpt", "test one/seed-1"]
+    assert run_log() == ["fit one/seed-1 from 10.ckpt", "test one/seed-1"]
     assert len(RunFolder(Path("out/one/seed-1")).attempts) == 2
 
 
@@ -120,7 +120,7 @@ def test_an_experiment_that_is_ended_ends_its_run_which_saves_and_goes_on(
     os.mkfifo("fifo")
     write(**faulty("wait"))
     program = f"""
-        from cdrl_pl.experiment.command import main
+        from cdrl_pl.cli.experiment import main
         raise SystemExit(main(["experiment.yaml"], {FAKE!r}))
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -131,15 +131,15 @@ def test_an_experiment_that_is_ended_ends_its_run_which_saves_and_goes_on(
         assert process.wait(30) == code
         assert fifo.read() == ""  # the run's process is gone too
     assert RunFolder(Path("out/one/seed-1")).newest_checkpoint() is not None
-    journal()
+    run_log()
     assert start(**faulty("wait")) == 0
-    assert journal()[:2] == ["fit one/seed-1 from 20.ckpt", "test one/seed-1"]
+    assert run_log()[:2] == ["fit one/seed-1 from 20.ckpt", "test one/seed-1"]
 
 
 def test_a_run_that_ends_before_its_budget_is_no_result(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "check_fair", lambda *_: None)
     assert start(arms={"one": None}, seeds=[1], T_max=45) == 1  # the fake program plays 40
-    assert "test one/seed-1" not in journal() and RunFolder(Path("out/one/seed-1")).scores() is None
+    assert "test one/seed-1" not in run_log() and RunFolder(Path("out/one/seed-1")).scores() is None
 
 
 def test_fault_34_two_experiments_in_one_folder(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_fault_34_two_experiments_in_one_folder(start: Start, capsys: pytest.Cap
     assert held is not None
     with pytest.raises(SystemExit):
         start()
-    assert "another experiment is running in out" in capsys.readouterr().err and journal() == []
+    assert "another experiment is running in out" in capsys.readouterr().err and run_log() == []
     os.close(held)
     assert start() == 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import experiments
 import pytest
-from experiments import Start, faulty, journal
+from experiments import Start, faulty, run_log
 
 from cdrl_pl import fingerprint
 from cdrl_pl.experiment import driver
@@ -57,26 +57,26 @@ def test_code_that_changes_meanwhile_ends_the_experiment(start: Start, monkeypat
     for module in (fingerprint, driver):
         monkeypatch.setattr(module, "code_hash", lambda: next(hashes, "after"))
     assert start() == 1
-    assert journal() == ["fit one/seed-1", "test one/seed-1"]
+    assert run_log() == ["fit one/seed-1", "test one/seed-1"]
 
 
 def test_runs_that_differ_can_be_set_aside_and_nothing_is_deleted(start: Start) -> None:
     start()
-    journal()
+    run_log()
     before = Path("out/two/seed-1/scores.json").read_bytes()
     for number in (0, 1):
         changed = {"one": None, "two": {"overrides": [f"--lr={number + 3}"]}}
         assert start("--set-aside", arms=changed) == 0
-        assert journal() == [f"{what} two/seed-{seed}" for seed in (1, 2) for what in ("fit", "test")]
+        assert run_log() == [f"{what} two/seed-{seed}" for seed in (1, 2) for what in ("fit", "test")]
         assert Path(f"out/set_aside/two-seed-1-{number}/scores.json").is_file()
     assert Path("out/set_aside/two-seed-1-0/scores.json").read_bytes() == before
 
 
 def test_another_folder_starts_anew(start: Start) -> None:
     start()
-    journal()
+    run_log()
     assert start("--folder=elsewhere", T_max=50) == 0
-    assert len(journal()) == 8 and Path("elsewhere/two/seed-2/scores.json").is_file()
+    assert len(run_log()) == 8 and Path("elsewhere/two/seed-2/scores.json").is_file()
 
 
 # Fingerprints

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from graphs import HEADS, agent, graph, new_network, store, transfer
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
 
 
 @pytest.mark.parametrize(

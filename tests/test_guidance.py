@@ -13,8 +13,8 @@ from graphs import FixedData, agent, copy_of, fit, graph, new_network, random_ba
 from guidances import logged, trained
 from wide_cartpole import WIDE
 
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.guidance import AlarmConfig, MovingAverage, TeacherWeights
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.weighting import AlarmConfig, MovingAverage, TeacherWeights
 from cdrl_pl.schedule import WeightConfig
 from cdrl_pl.types import Episode
 
@@ -84,7 +84,7 @@ class SaveAt(pl.Callback):
 
 
 def everything(folder: Path, checkpoint: Path | None, skip: int = 0) -> dict[str, Any]:
-    """All options at once, through a run or from its middle: weights and guidance at the end."""
+    """All options at once, through a run or from its middle: weights and weighting at the end."""
     learner = {"off_policy": "vtrace", "batch_copies": 1}
     agents = {
         "one": agent(WIDE),
@@ -102,7 +102,7 @@ def everything(folder: Path, checkpoint: Path | None, skip: int = 0) -> dict[str
         spread(found.network, i)
     batches = [random_batch(module, seed) for seed in range(12)][skip:]
     fit(module, FixedData(*batches), folder, SaveAt(folder / "middle.ckpt", 60), ckpt_path=checkpoint)
-    return {**copy_of(module), "guidance": [edge.guidance.state_dict() for edge in module.edges]}
+    return {**copy_of(module), "weighting": [edge.weighting.state_dict() for edge in module.edges]}
 
 
 @pytest.fixture(scope="module")
@@ -113,26 +113,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return [k for k in one if not (torch.equal(one[k], other[k]) if k != "guidance" else one[k] == other[k])]
+    return [k for k in one if not (torch.equal(one[k], other[k]) if k != "weighting" else one[k] == other[k])]
 
 
 @pytest.mark.filterwarnings("ignore:transfer")
 def test_fault_15_a_resumed_run_guides_as_an_uninterrupted_one(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = whole
-    assert all(g["value"][1] == 24 and g["cosine"][1] == 8 for g in expected["guidance"])
-    assert any(g["tripped"] for g in expected["guidance"])
+    assert all(g["value"][1] == 24 and g["cosine"][1] == 8 for g in expected["weighting"])
+    assert any(g["tripped"] for g in expected["weighting"])
     assert differing(everything(folder, folder / "middle.ckpt", skip=6), expected) == []
 
 
 @pytest.mark.filterwarnings("ignore:transfer")
 def test_a_run_that_lost_its_guidance_would_differ(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """The control of the test above; and a checkpoint from before there was guidance can be read."""
+    """The control of the test above; and a checkpoint from before there was weighting can be read."""
     folder, expected = whole
     checkpoint = torch.load(folder / "middle.ckpt", weights_only=True)
-    del checkpoint["collaboration"]["guidance"]
+    del checkpoint["collaboration"]["weighting"]
     torch.save(checkpoint, tmp_path / "lost.ckpt")
     found = differing(everything(folder, tmp_path / "lost.ckpt", skip=6), expected)
-    assert "guidance" in found and any(k.startswith("_agents.beta") for k in found)
+    assert "weighting" in found and any(k.startswith("_agents.beta") for k in found)
 
 
 # Options that cannot be

@@ -13,11 +13,11 @@ from graphs import fit, played
 from torch import Tensor
 
 from callbacks import StoredAlignment
-from cdrl_pl.alignment import Alignment, AlignmentConfig, accuracy, known_map, load_alignment, one_hot_accuracy
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.reading import READINGS
-from cdrl_pl.transfer import TransferConfig
+from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig, accuracy, ground_truth_map, load_alignment, one_hot_accuracy
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.presets import PRESETS
+from cdrl_pl.transfer.transfer import TransferConfig
 
 TEACHERS = REPOSITORY / "teachers"
 PLAIN, SWAPPED, ENLARGED = ("0", "1"), ("1", "0"), ("1", "0", "1")
@@ -37,7 +37,7 @@ def recover(folder: Path, target: AgentConfig, **options: Any) -> Collaboration:
 
 
 def scores(module: Collaboration) -> tuple[float, float]:
-    latest = module.journal.latest
+    latest = module.run_log.latest
     return latest[f"alignment_accuracy/{EDGE}"], latest[f"alignment_accuracy/{EDGE}/one_hot"]
 
 
@@ -63,11 +63,11 @@ def test_the_offline_protocol_recovers_every_relabelling_of_one_expert(
     assert on_states >= 0.95 and one_hot >= 0.95
 
 
-@pytest.mark.parametrize("advice", ["constant", "shuffled"])
-def test_a_teacher_that_knows_nothing_recovers_no_map(advice: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", ["constant", "shuffled"])
+def test_a_teacher_that_knows_nothing_recovers_no_map(control: Any, tmp_path: Path) -> None:
     """The control of the tests above."""
     target = AgentConfig(certificate=str(TEACHERS / "cartpole_enlarged"))
-    assert scores(recover(tmp_path, target, advice=advice))[0] <= 0.65
+    assert scores(recover(tmp_path, target, control=control))[0] <= 0.65
 
 
 def test_what_was_recovered_is_stored(recovered: tuple[Collaboration, Path]) -> None:
@@ -79,24 +79,24 @@ def test_what_was_recovered_is_stored(recovered: tuple[Collaboration, Path]) -> 
 
 
 def test_the_stored_alignment_of_the_repository_is_right() -> None:
-    """alignments/cartpole-swapped, which configs/known/cartpole.yaml loads."""
+    """alignments/cartpole-swapped, which configs/ground_truth/cartpole.yaml loads."""
     path = str(REPOSITORY / "alignments" / "cartpole-swapped" / "alignment.safetensors")
-    stored = Alignment(AlignmentConfig(file=path), 2, 2, READINGS["paper"], (PLAIN, SWAPPED))
-    known = known_map(("CartPole-v1", PLAIN), ("CartPole-v1", SWAPPED))
+    stored = Alignment(AlignmentConfig(file=path), 2, 2, PRESETS["paper"], (PLAIN, SWAPPED))
+    known = ground_truth_map(("CartPole-v1", PLAIN), ("CartPole-v1", SWAPPED))
     assert known is not None and one_hot_accuracy(stored, known) == 1.0
 
 
 # The measure itself
 
 
-def slow_accuracy(advice: Tensor, aligned: Tensor, theirs: tuple[str, ...], own: tuple[str, ...]) -> float:
+def slow_accuracy(teacher_logits: Tensor, aligned: Tensor, theirs: tuple[str, ...], own: tuple[str, ...]) -> float:
     """Row by row, adding up probabilities by what the actions mean."""
 
     def play(logits: list[float], meanings: tuple[str, ...]) -> str:
         p = np.exp(logits) / np.exp(logits).sum()
         return max(sorted(set(meanings)), key=lambda m: sum(x for x, n in zip(p, meanings, strict=True) if n == m))
 
-    rows = zip(advice.flatten(0, -2).tolist(), aligned.flatten(0, -2).tolist(), strict=True)
+    rows = zip(teacher_logits.flatten(0, -2).tolist(), aligned.flatten(0, -2).tolist(), strict=True)
     return float(np.mean([play(a, theirs) == play(b, own) for a, b in rows]))
 
 
@@ -106,28 +106,28 @@ def slow_accuracy(advice: Tensor, aligned: Tensor, theirs: tuple[str, ...], own:
 )
 def test_accuracy_counts_actions_that_play_the_same_together(theirs: str, own: str) -> None:
     make = torch.Generator().manual_seed(len(theirs + own))
-    advice, aligned = (torch.randn(7, 11, len(s), generator=make) for s in (theirs, own))
-    known = known_map(("game", tuple(theirs)), ("game", tuple(own)))
+    teacher_logits, aligned = (torch.randn(7, 11, len(s), generator=make) for s in (theirs, own))
+    known = ground_truth_map(("game", tuple(theirs)), ("game", tuple(own)))
     assert known is not None and known.shape == (len(theirs), len(own))
-    expected = slow_accuracy(advice, aligned, tuple(theirs), tuple(own))
+    expected = slow_accuracy(teacher_logits, aligned, tuple(theirs), tuple(own))
     if set(own) <= set(theirs):  # otherwise what the teacher cannot play takes no part
-        assert accuracy(advice, aligned, known) == pytest.approx(expected, abs=1e-6)
+        assert accuracy(teacher_logits, aligned, known) == pytest.approx(expected, abs=1e-6)
     assert 0 < expected < 1
 
 
 def test_the_right_map_scores_1_and_the_wrong_one_0() -> None:
-    known = known_map(("game", PLAIN), ("game", SWAPPED))
-    advice = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    known = ground_truth_map(("game", PLAIN), ("game", SWAPPED))
+    teacher_logits = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert known is not None
-    assert accuracy(advice, advice.flip(-1), known) == 1.0 and accuracy(advice, advice, known) == 0.0
+    assert accuracy(teacher_logits, teacher_logits.flip(-1), known) == 1.0 and accuracy(teacher_logits, teacher_logits, known) == 0.0
 
 
 def test_a_duplicated_action_is_not_at_a_disadvantage() -> None:
     """0.6 for a play of two actions, 0.3 in each, is more than 0.4 for the other."""
-    known = known_map(("game", PLAIN), ("game", ENLARGED))
+    known = ground_truth_map(("game", PLAIN), ("game", ENLARGED))
     assert known is not None
     assert accuracy(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.3, 0.4, 0.3]]]).log(), known) == 1.0
 
 
 def test_no_map_is_known_between_different_games() -> None:
-    assert known_map(("ALE/Pong-v5", PLAIN), ("ALE/Bowling-v5", PLAIN)) is None
+    assert ground_truth_map(("ALE/Pong-v5", PLAIN), ("ALE/Bowling-v5", PLAIN)) is None

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY
 
-from cdrl_pl.fingerprint import ONLY_READS_OR_STARTS_RUNS
+from cdrl_pl.storage.fingerprint import ONLY_READS_OR_STARTS_RUNS
 
 # Every module of the package, from the ground up; each imports only from the lines above its own.
 LEVELS = [
     ["", "rollouts", "rollouts.frozen", "types", "files", "fingerprint"],
-    ["schedule", "reading", "losses", "returns", "meter"],
+    ["schedule", "preset_overrides", "losses", "returns", "meter"],
     ["imports", "checkpoints"],
     ["envs.config"],
     ["envs.games"],
     ["envs.atari", "envs.gym"],
     ["envs"],
-    ["machine", "journal", "storage", "networks", "guidance", "rollouts.slots", "options"],
-    ["advice", "alignment", "student", "rollouts.actor"],
+    ["machine", "run_log", "storage", "networks", "weighting", "rollouts.slots", "options"],
+    ["teacher_logits", "alignment", "student", "rollouts.actor"],
     ["rollouts.worker", "rollouts.config"],
-    ["processes", "rollouts.crew"],
+    ["processes", "rollouts.worker_group"],
     ["evaluation"],
     ["certificate", "video", "rollouts.pool"],
     ["teacher"],
@@ -102,7 +102,7 @@ def test_a_module_imports_only_from_lower_levels(module: str) -> None:
 
 def test_the_reader_of_imports_sees_every_spelling() -> None:
     text = (
-        "import cdrl_pl.cli\nfrom cdrl_pl import losses as x\ndef f():\n    from cdrl_pl.rollouts.pool import Pool, a\n"
+        "import cdrl_pl.cli.main\nfrom cdrl_pl import losses as x\ndef f():\n    from cdrl_pl.rollouts.pool import Pool, a\n"
     )
     assert own(text + "from cdrl_pl import __version__\nimport torch.nn as nn") == {
         "cli",

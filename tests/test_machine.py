@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from cdrl_pl import machine
-from cdrl_pl.processes import in_processes
+from cdrl_pl.system.processes import in_processes
 from cdrl_pl.rollouts.config import PoolConfig
 
 
@@ -89,7 +89,7 @@ def test_what_the_config_says_holds() -> None:
 
 FAULTS = """
 import ctypes, resource, sys
-from cdrl_pl.machine import keep_freed_memory
+from cdrl_pl.system.hardware import keep_freed_memory
 
 def touch_and_free():  # as torch's buffers: two of 24 MB, malloc'ed, written, freed
     libc.memset(a := libc.malloc(24 << 20), 1, 24 << 20)

@@ -33,9 +33,9 @@ from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.losses import log_prob
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.rollouts.actor import LocalActor
-from cdrl_pl.rollouts.crew import WorkerError
-from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
-from cdrl_pl.rollouts.worker import Player, WorkerConfig
+from cdrl_pl.rollouts.worker_group import WorkerError
+from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, rollout_schema
+from cdrl_pl.rollouts.worker import EnvironmentLoop, WorkerConfig
 from cdrl_pl.types import Rollout
 
 # What a rollout holds
@@ -67,7 +67,7 @@ def test_asynchronous_rollouts_hold_what_an_independent_replay_sees(make_pool: M
 def test_rollouts_that_wait_are_joined_on_request(make_pool: MakePool) -> None:
     network = make_network()
     pool = started(make_pool(toy("Counting"), queue=3, concatenate=True), network)
-    pool.crew.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
+    pool.worker_group.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
     rollout, replay = pool.next(), Replay(network, copies=2)
     assert rollout.steps == 15
     replay.check(rollout)
@@ -78,8 +78,8 @@ def test_rollouts_of_a_dead_worker_and_its_replacement_are_not_joined(make_pool:
     """It dies in its second rollout: the first waits when the replacement's come, which begin new episodes."""
     env = toy("Killing", marker=str(tmp_path / "died"), at=7)
     pool = started(make_pool(env, copies=1, queue=3, concatenate=True))
-    pool.crew.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
-    assert pool.crew.restarts == 1
+    pool.worker_group.receive_until(lambda: len(pool._ready) == 3, "three rollouts")
+    assert pool.worker_group.restarts == 1
     rollout = pool.next()
     assert torch.equal(rollout.resets[1:], rollout.terminated | rollout.truncated)
     Replay(make_network(), copies=1).check(rollout)
@@ -89,19 +89,19 @@ def test_a_rollout_stays_as_it_is_until_the_next_call(make_pool: MakePool) -> No
     pool = started(make_pool(toy("Counting"), queue=1))
     rollout = pool.next()
     before = rollout.clone()
-    assert not pool.crew.receive(0.3)  # its memory is the only slot, so the worker has nothing to play
+    assert not pool.worker_group.receive(0.3)  # its memory is the only slot, so the worker has nothing to play
     assert differences([rollout], [before]) == []
     pool.next()
     assert "0: obs" in differences([rollout], [before])
 
 
-def make_player(env: EnvConfig) -> tuple[Player, Slots]:
+def make_player(env: EnvConfig) -> tuple[EnvironmentLoop, Slots]:
     """A worker's player in this process, with its one slot of 7 steps and 2 copies."""
     network = make_network()
     slots = Slots(CONTEXT, rollout_schema(COUNTING_SPEC, network.state_size, steps=7, copies=2), 1)
     weights = shared_weights(network)
     write(weights, network, 0)
-    return Player(WorkerConfig("toy", env, COUNTING_SPEC, SMALL, 7, 2, False, (0,), slots, weights)), slots
+    return EnvironmentLoop(WorkerConfig("toy", env, COUNTING_SPEC, SMALL, 7, 2, False, (0,), slots, weights)), slots
 
 
 def test_every_number_of_a_slot_is_written() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cdrl_pl import collaboration
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.guidance import AlarmConfig, gradient_cosine
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.transfer.weighting import AlarmConfig, gradient_cosine
 from cdrl_pl.types import Rollout
 
 
@@ -50,10 +50,10 @@ def test_clipping_sees_unscaled_gradients_and_every_optimizer_steps(tmp_path: Pa
     plain, _, batch = one_step(tmp_path / "plain", None, None)
     scaled, trainer, _ = one_step(tmp_path / "scaled", batch, 2.0**10)
     assert isinstance(trainer.precision_plugin, HalfPrecision)
-    names = [name for name in plain.journal.latest if name.startswith("grad_norm/")]
+    names = [name for name in plain.run_log.latest if name.startswith("grad_norm/")]
     assert len(names) == 3  # two students and one alignment
     for name in names:
-        assert scaled.journal.latest[name] == pytest.approx(plain.journal.latest[name], rel=1e-4)
+        assert scaled.run_log.latest[name] == pytest.approx(plain.run_log.latest[name], rel=1e-4)
     before, after = copy_of(plain), copy_of(scaled)
     for name, value in before.items():
         assert_close(after[name], value, rtol=1e-4, atol=1e-5)
@@ -64,7 +64,7 @@ def test_a_gradient_that_overflows_steps_nothing_and_lowers_the_scale(tmp_path: 
     batch = {name: replace(rollout, rewards=1e6 * rollout.rewards.abs() + 1e6) for name, rollout in batch.items()}
     untouched = one_step(tmp_path / "kept", batch, 2.0**10)[0]
     module, trainer, _ = one_step(tmp_path / "over", batch, 2.0**127)
-    assert module.journal.latest["skipped_steps/student/beta"] == 1
+    assert module.run_log.latest["skipped_steps/student/beta"] == 1
     assert trainer.precision_plugin.scaler.get_scale() < 2.0**127
     pl.seed_everything(3)
     fresh = copy_of(graph(transfer(T1=0, T2=0), agents={"alpha": agent(), "beta": agent(max_grad_norm=0.5)}))
@@ -85,6 +85,6 @@ def test_the_alarm_compares_scaled_gradients(tmp_path: Path, monkeypatch: pytest
 
         monkeypatch.setattr(collaboration, "gradient_cosine", note)
         module = one_step(tmp_path / name, None, scale, alarm=AlarmConfig(every=1))[0]
-        measured[name] = module.journal.latest["gradient_cosine/alpha-beta"]
+        measured[name] = module.run_log.latest["gradient_cosine/alpha-beta"]
     assert seen["scaled"] == pytest.approx([2.0**10 * loss for loss in seen["plain"]], rel=1e-4)
     assert measured["scaled"] == pytest.approx(measured["plain"], abs=1e-4)

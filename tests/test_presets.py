@@ -24,9 +24,9 @@ from readings import TABLE
 from torch import Tensor
 from wide_cartpole import WIDE
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.reading import READINGS, Reading, ReadingOverrides
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.presets import PRESETS, Preset, PresetOverrides
 from cdrl_pl.types import join
 
 # The presets, end to end
@@ -47,16 +47,16 @@ ROWS = {
 }
 
 
-def trained(folder: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+def trained(folder: Path, preset: Preset, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights after a run in which every field matters: tau is 2, and 100,000 of a schedule become 1 decision."""
-    scaled = {k: v and v // 100_000 for k in ("T1", "T2", "stop") if (v := getattr(reading, k)) is not None}
-    monkeypatch.setitem(READINGS, "paper", replace(reading, **scaled))
+    scaled = {k: v and v // 100_000 for k in ("T1", "T2", "stop") if (v := getattr(preset, k)) is not None}
+    monkeypatch.setitem(PRESETS, "paper", replace(preset, **scaled))
     torch.manual_seed(0)
     edge = transfer(T1=None, T2=None, temperature=2.0)
     module = Collaboration({"alpha": agent(WIDE), "beta": agent()}, [edge], T_max=200, log_every=10)
     for i, found in enumerate(module.agents.values()):
         spread(found.network, i)
-    if reading.concatenate:  # what the pool does where rollouts are waiting
+    if preset.concatenate:  # what the pool does where rollouts are waiting
         batches = [{k: join([v, random_batch(module, 1)[k]]) for k, v in random_batch(module, 0).items()}]
     else:
         batches = [random_batch(module, 0), random_batch(module, 1)]
@@ -66,20 +66,20 @@ def trained(folder: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_alone_changes_a_run(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paper, code = READINGS["paper"], READINGS["code"]
+    paper, code = PRESETS["paper"], PRESETS["code"]
     changed = replace(paper, **{name: getattr(code, name) for name in ROWS[row]})
     assert parts_changed(trained(tmp_path, paper, monkeypatch), trained(tmp_path, changed, monkeypatch))
 
 
 def test_the_presets_differ_in_the_rows_of_the_table_and_in_nothing_else(tmp_path: Path) -> None:
     """The program's preset with every row put back to the text's trains bit for bit as the text's does."""
-    assert sorted(name for names in ROWS.values() for name in names) == sorted(f.name for f in fields(Reading))
+    assert sorted(name for names in ROWS.values() for name in names) == sorted(f.name for f in fields(Preset))
     assert list(TABLE) == [name for names in ROWS.values() for name in names]
-    paper = READINGS["paper"]
-    back = ReadingOverrides(**{f.name: getattr(paper, f.name) for f in fields(ReadingOverrides)})
+    paper = PRESETS["paper"]
+    back = PresetOverrides(**{f.name: getattr(paper, f.name) for f in fields(PresetOverrides)})
     weights = []
-    for preset, reading in (("paper", None), ("code", back), ("code", None)):
-        module = graph(transfer(T1=10, T2=30, stop=90, temperature=2.0), preset=preset, reading=reading)
+    for preset, preset in (("paper", None), ("code", back), ("code", None)):
+        module = graph(transfer(T1=10, T2=30, stop=90, temperature=2.0), preset=preset, preset=preset)
         for i, found in enumerate(module.agents.values()):
             spread(found.network, i)
         fit(module, FixedData(random_batch(module, 0), random_batch(module, 1)), tmp_path)
@@ -88,7 +88,7 @@ def test_the_presets_differ_in_the_rows_of_the_table_and_in_nothing_else(tmp_pat
     assert parts_changed(weights[0], weights[2])
 
 
-# The whole program's reading, end to end
+# The whole program's preset, end to end
 
 
 def test_the_programs_reading_trains_and_keeps_the_order_of_its_optimizers(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from wide_cartpole import WIDE
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.networks import NetworkConfig
-from cdrl_pl.reading import READINGS, Reading, ReadingOverrides, resolve_reading
-from cdrl_pl.student import Student
-from cdrl_pl.transfer import Transfer, TransferConfig
+from cdrl_pl.presets import PRESETS, Preset, PresetOverrides, resolve_preset
+from cdrl_pl.agents.student import Student
+from cdrl_pl.transfer.transfer import Transfer, TransferConfig
 from cdrl_pl.types import PolicyOutput, Rollout
 
 PRESETS = ("paper", "code")
@@ -32,11 +32,11 @@ def only_transfer(module: Collaboration) -> Transfer:
 
 
 def outputs(module: Collaboration, rollout: Rollout) -> tuple[PolicyOutput, Tensor]:
-    """What the student says on its rollout, and the teacher's advice, with a pronounced F."""
+    """What the student says on its rollout, and the teacher's teacher_logits, with a pronounced F."""
     torch.manual_seed(4)
     for parameter in only_transfer(module).alignment.parameters():
         torch.nn.init.normal_(parameter)
-    return module.agents["beta"](rollout), only_transfer(module).advise(rollout)
+    return module.agents["beta"](rollout), only_transfer(module).teacher_logits(rollout)
 
 
 def slow_kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
@@ -51,29 +51,29 @@ def slow_kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize(("index", "preset"), enumerate(PRESETS))
 def test_a_preset_is_its_column_of_the_table(index: int, preset: str) -> None:
-    assert {f.name: getattr(READINGS[preset], f.name) for f in fields(Reading)} == {
+    assert {f.name: getattr(PRESETS[preset], f.name) for f in fields(Preset)} == {
         name: values[index] for name, values in TABLE.items()
     }
 
 
 def test_the_presets_differ_in_every_field() -> None:
-    paper, code = (READINGS[preset] for preset in PRESETS)
-    assert [f.name for f in fields(Reading) if getattr(paper, f.name) == getattr(code, f.name)] == []
+    paper, code = (PRESETS[preset] for preset in PRESETS)
+    assert [f.name for f in fields(Preset) if getattr(paper, f.name) == getattr(code, f.name)] == []
 
 
 def test_the_default_is_the_text() -> None:
-    assert Collaboration({"beta": agent()}).reading == READINGS["paper"]
+    assert Collaboration({"beta": agent()}).preset == PRESETS["paper"]
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(ReadingOverrides)])
+@pytest.mark.parametrize("name", [f.name for f in fields(PresetOverrides)])
 def test_an_override_changes_its_row_alone(name: str) -> None:
-    theirs = getattr(READINGS["code"], name)
-    expected = replace(READINGS["paper"], **{name: theirs})
-    assert resolve_reading("paper", ReadingOverrides(**{name: theirs})) == expected
+    theirs = getattr(PRESETS["code"], name)
+    expected = replace(PRESETS["paper"], **{name: theirs})
+    assert resolve_preset("paper", PresetOverrides(**{name: theirs})) == expected
 
 
 def test_every_row_but_the_schedules_can_be_overridden() -> None:
-    assert {f.name for f in fields(Reading)} - {f.name for f in fields(ReadingOverrides)} == {"T1", "T2", "stop"}
+    assert {f.name for f in fields(Preset)} - {f.name for f in fields(PresetOverrides)} == {"T1", "T2", "stop"}
 
 
 def test_fault_28_an_unknown_preset_is_refused() -> None:
@@ -96,11 +96,11 @@ def test_alignment_kl() -> None:
     rollout, found, expected = random_rollout(ends=0.0), {}, {}
     for preset in PRESETS:
         module = make(preset, row="alignment_kl")
-        output, advice = outputs(module, rollout)
-        policy, aligned = output.logits[:5], only_transfer(module).alignment(advice)
+        output, teacher_logits = outputs(module, rollout)
+        policy, aligned = output.logits[:5], only_transfer(module).alignment(teacher_logits)
         kl = slow_kl(policy, aligned) if preset == "paper" else slow_kl(aligned, policy)
         expected[preset] = kl.mean(1).sum().item()
-        found[preset] = only_transfer(module).alignment_loss(output, advice).item()
+        found[preset] = only_transfer(module).alignment_loss(output, teacher_logits).item()
     assert found == pytest.approx(expected, rel=1e-4)
     assert abs(found["paper"] - found["code"]) > 0.1
 
@@ -111,11 +111,11 @@ def test_use_temperature(loss: str) -> None:
     rollout, found, expected = random_rollout(ends=0.0), {}, {}
     for preset, tau in zip(PRESETS, (4.0, 1.0), strict=True):
         module = make(preset, row="use_temperature", temperature=4.0)
-        output, advice = outputs(module, rollout)
-        edge, aligned = only_transfer(module), only_transfer(module).alignment(advice)
+        output, teacher_logits = outputs(module, rollout)
+        edge, aligned = only_transfer(module), only_transfer(module).alignment(teacher_logits)
         if loss == "alignment":
             expected[preset] = slow_kl(output.logits[:5], aligned, tau).mean(1).sum().item()
-            found[preset] = edge.alignment_loss(output, advice).item()
+            found[preset] = edge.alignment_loss(output, teacher_logits).item()
         else:
             expected[preset] = slow_kl(aligned, output.distill_logits[:5], tau).mean(1).sum().item()
             found[preset] = edge.distillation_loss(output, aligned).item()
@@ -128,11 +128,11 @@ def test_the_program_has_no_temperature_at_all(loss: str) -> None:
     rollout, found = random_rollout(ends=0.0), []
     for tau in (1.0, 4.0):
         module = make("code", temperature=tau)
-        output, advice = outputs(module, rollout)
+        output, teacher_logits = outputs(module, rollout)
         edge = only_transfer(module)
-        aligned = edge.alignment(advice)
+        aligned = edge.alignment(teacher_logits)
         found.append(
-            edge.alignment_loss(output, advice) if loss == "alignment" else edge.distillation_loss(output, aligned)
+            edge.alignment_loss(output, teacher_logits) if loss == "alignment" else edge.distillation_loss(output, aligned)
         )
     assert_close(found[0], found[1])
 
@@ -143,11 +143,11 @@ def test_kl_reduction(loss: str) -> None:
     rollout, found = random_rollout(steps=7), []
     for preset in PRESETS:
         module = make(preset, row="kl_reduction")
-        output, advice = outputs(module, rollout)
+        output, teacher_logits = outputs(module, rollout)
         edge = only_transfer(module)
-        aligned = edge.alignment(advice)
+        aligned = edge.alignment(teacher_logits)
         found.append(
-            edge.alignment_loss(output, advice) if loss == "alignment" else edge.distillation_loss(output, aligned)
+            edge.alignment_loss(output, teacher_logits) if loss == "alignment" else edge.distillation_loss(output, aligned)
         )
     assert_close(found[0], 7 * found[1])
 
@@ -173,7 +173,7 @@ def test_teacher_state() -> None:
         network = module.agents["alpha"].network
         with torch.no_grad():
             expected[preset] = network(rollout.obs, states[preset], rollout.resets).logits[:5]
-        found[preset] = only_transfer(module).advise(rollout)
+        found[preset] = only_transfer(module).teacher_logits(rollout)
         assert_close(found[preset], expected[preset])
     assert (found["paper"] - found["code"]).abs().max() > 1e-3
 
@@ -196,7 +196,7 @@ def test_distill_step_has_the_students_rate_or_the_programs_own(tmp_path: Path, 
 
 @pytest.mark.parametrize("weight", [0.0, 50.0])
 def test_distill_step_has_no_weight_in_the_program(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"a weight other than 1 .* need reading.distill_step: joint"):
+    with pytest.raises(ValueError, match=r"a weight other than 1 .* need preset_overrides.distill_step: joint"):
         make("code", row="distill_step", weight=weight)
 
 
@@ -246,7 +246,7 @@ def test_distill_step_of_the_program_is_clipped_at_40(tmp_path: Path) -> None:
         network.trunk[1].weight.mul_(1e3)
     step_once(module, tmp_path)
     gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-    assert module.journal.latest["grad_norm/distill/alpha-beta"] > 100
+    assert module.run_log.latest["grad_norm/distill/alpha-beta"] > 100
     assert_close(torch.cat(gradients).norm().item(), 40.0, rtol=1e-3, atol=0.0)
 
 
@@ -255,31 +255,31 @@ def test_order(tmp_path: Path, preset: str) -> None:
     """The text distils what F says after its step, the program what it said before."""
     module = make(preset, row="order", align_lr=0.1)
     edge, before = only_transfer(module), copy_of(only_transfer(module).alignment)
-    advice: list[Tensor] = []
+    teacher_logits: list[Tensor] = []
     distilled: list[Tensor] = []
-    advise, loss = edge.advise, edge.distillation_loss
+    teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
 
-    def watched_advise(rollout: Rollout) -> Tensor:
-        advice.append(advise(rollout))
-        return advice[-1]
+    def watched_logits(rollout: Rollout) -> Tensor:
+        teacher_logits.append(teacher_logits(rollout))
+        return teacher_logits[-1]
 
     def watched_loss(output: PolicyOutput, aligned: Tensor) -> Tensor:
         distilled.append(aligned.clone())
         return loss(output, aligned)
 
-    edge.advise, edge.distillation_loss = watched_advise, watched_loss  # type: ignore[method-assign]
+    edge.teacher_logits, edge.distillation_loss = watched_logits, watched_loss  # type: ignore[method-assign]
     step_once(module, tmp_path)
     with torch.no_grad():
-        said = {"paper": edge.alignment(advice[0])}
+        said = {"paper": edge.alignment(teacher_logits[0])}
         edge.alignment.load_state_dict(before)
-        said["code"] = edge.alignment(advice[0])
+        said["code"] = edge.alignment(teacher_logits[0])
     assert (said["paper"] - said["code"]).abs().max() > 1e-2
     assert_close(distilled[0], said[preset])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_schedule(preset: str) -> None:
-    schedule = TransferConfig("alpha", "beta").schedule(READINGS[preset])
+    schedule = TransferConfig("alpha", "beta").schedule(PRESETS[preset])
     index = PRESETS.index(preset)
     assert (schedule.T1, schedule.T2, schedule.stop) == tuple(TABLE[name][index] for name in ("T1", "T2", "stop"))
 
@@ -294,7 +294,7 @@ def test_concatenate(tmp_path: Path, preset: str) -> None:
             lengths.append(batch["beta"].steps)
             pool = trainer.datamodule.pools["beta"]  # type: ignore[attr-defined]
             if index == 0:
-                pool.crew.receive_until(lambda: len(pool._ready) + len(pool._held) == 3, "a full queue")
+                pool.worker_group.receive_until(lambda: len(pool._ready) + len(pool._held) == 3, "a full queue")
 
     module = graph(agents={"beta": agent()}, preset=preset, T_max=20)
     fit(module, played(deterministic=False, queue=3), tmp_path, Wait())
@@ -320,4 +320,4 @@ def test_time_limit(tmp_path: Path, preset: str) -> None:
     value = student(rollout).values[0, 0].item()
     step_once(module, tmp_path, {"beta": rollout})
     ret = rollout.rewards.item() + (0.99 * 100 if preset == "paper" else 0.0)
-    assert module.journal.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)
+    assert module.run_log.latest["value_loss/beta"] == pytest.approx((ret - value) ** 2, rel=1e-4)

@@ -75,7 +75,7 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# Reading
+# Preset
 
 
 def test_the_attempts_of_a_run_are_joined_where_the_later_begins() -> None:

@@ -14,8 +14,8 @@ from graphs import FixedData, agent, fit, graph, new_network, played, random_bat
 from wide_cartpole import WIDE
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
 
 T1, T2, STOP, T_MAX = 60, 120, 210, 260
 POINTS = {"before T1": 30, "between T1 and T2": 90, "after T2": 150, "after stop": 230}
@@ -69,7 +69,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 
 def final_state(module: Collaboration, trainer: pl.Trainer) -> dict[str, Any]:
     """Everything that a run has come to, except how long it took."""
-    line = module.journal.latest.items()
+    line = module.run_log.latest.items()
     latest = {k: v for k, v in line if "second" not in k and not k.startswith(("time/", "workers/"))}
     callbacks = [c for c in trainer.callbacks if not isinstance(c, SaveAt)]  # type: ignore[attr-defined]
     return plain(
@@ -77,7 +77,7 @@ def final_state(module: Collaboration, trainer: pl.Trainer) -> dict[str, Any]:
             "weights": dict(module.state_dict()),
             "optimizers": [o.state_dict() for o in trainer.optimizers],
             "clocks": [module.env_steps, module.policy_version],
-            "episodes": [module.journal.episodes, module.journal.num_episodes],
+            "episodes": [module.run_log.episodes, module.run_log.num_episodes],
             "memory": [t.teacher.memory for t in module.edges],
             "callbacks": [[type(c).__name__, c.state_dict()] for c in callbacks],
             "log": latest,
@@ -174,7 +174,7 @@ def test_resuming_between_two_log_lines_changes_neither_lines_nor_episodes(tmp_p
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
             keys = ("env_steps", "return/beta", "episodes/beta")
-            line = {key: module.journal.latest.get(key) for key in keys}
+            line = {key: module.run_log.latest.get(key) for key in keys}
             if module.clock > 70 and line not in lines[self.name]:
                 lines[self.name].append(line)
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_loads_with_weights_only(folder: Path, saved: Any) -> None:
 
 def test_clocks_in_a_checkpoint_are_ints(folder: Path, saved: Any) -> None:
     state = torch.load(folder / "150.ckpt", weights_only=True)["collaboration"]
-    values = [*state["env_steps"].values(), *state["journal"]["num_episodes"].values(), state["policy_version"]]
+    values = [*state["env_steps"].values(), *state["run_log"]["num_episodes"].values(), state["policy_version"]]
     assert [type(v) for v in values] == [int] * 5
 
 

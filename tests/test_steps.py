@@ -25,7 +25,7 @@ from graphs import (
 )
 from wide_cartpole import WIDE
 
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.types import Rollout
 
 # Steps that must not be taken
@@ -93,13 +93,13 @@ def test_fault_26_skipped_steps_are_counted(tmp_path: Path) -> None:
     good = random_batch(module)
     bad = spoilt(good, float("nan"))
     fit(module, FixedData(good, bad, bad, good), tmp_path)
-    assert module.journal.latest["skipped_steps/student/beta"] == 2
+    assert module.run_log.latest["skipped_steps/student/beta"] == 2
 
 
 def test_steps_that_are_taken_are_not_counted_as_skipped(tmp_path: Path) -> None:
     module = graph(transfer())
     step_once(module, tmp_path)
-    assert not any(name.startswith("skipped_steps") and value for name, value in module.journal.latest.items())
+    assert not any(name.startswith("skipped_steps") and value for name, value in module.run_log.latest.items())
 
 
 # Optimizers

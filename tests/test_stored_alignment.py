@@ -14,16 +14,16 @@ from safetensors.torch import save as save_tensors
 from wide_cartpole import WIDE
 
 from callbacks import StoredAlignment
-from cdrl_pl.alignment import Alignment, AlignmentConfig, load_alignment, save_alignment
-from cdrl_pl.reading import READINGS
-from cdrl_pl.storage import CertificateError, sha256
+from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig, load_alignment, save_alignment
+from cdrl_pl.presets import PRESETS
+from cdrl_pl.storage.verified import CertificateError, sha256
 
 MEANINGS = (tuple("01234"), tuple("01"))
 NAME = "alignment.safetensors"
 
 
 def new(**options: Any) -> Alignment:
-    return Alignment(AlignmentConfig(hidden=8, depth=2, **options), 5, 2, READINGS["paper"])
+    return Alignment(AlignmentConfig(hidden=8, depth=2, **options), 5, 2, PRESETS["paper"])
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 def load(path: Path, meanings: Any = MEANINGS) -> Alignment:
-    return Alignment(AlignmentConfig(file=str(path)), len(meanings[0]), len(meanings[1]), READINGS["paper"], meanings)
+    return Alignment(AlignmentConfig(file=str(path)), len(meanings[0]), len(meanings[1]), PRESETS["paper"], meanings)
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -49,8 +49,8 @@ def test_a_stored_alignment_comes_back_with_its_structure(tmp_path: Path) -> Non
     saved = new()
     save_alignment(tmp_path / NAME, saved, MEANINGS, {"env_steps": 2**33})
     found = load(tmp_path / NAME)
-    advice = torch.randn(3, 2, 5)
-    assert torch.equal(found(advice), saved(advice))
+    teacher_logits = torch.randn(3, 2, 5)
+    assert torch.equal(found(teacher_logits), saved(teacher_logits))
     record, _ = load_alignment(tmp_path / NAME)
     assert (record.teacher, record.student, record.hidden, record.depth) == (*MEANINGS, 8, 2)
     assert record.training == {"env_steps": 2**33} and record.activation == "relu"
@@ -76,8 +76,8 @@ def test_the_callback_stores_what_was_trained(tmp_path: Path) -> None:
     module = graph(transfer(), agents={"alpha": agent(WIDE), "beta": agent()})
     fit(module, FixedData(random_batch(module)), tmp_path, StoredAlignment())
     found = load(tmp_path / "alignment" / "alpha-beta" / NAME)
-    advice = module.edges[0].advise(random_rollout())
-    assert torch.equal(found(advice), module.edges[0].alignment(advice))
+    teacher_logits = module.edges[0].teacher_logits(random_rollout())
+    assert torch.equal(found(teacher_logits), module.edges[0].alignment(teacher_logits))
     record, _ = load_alignment(tmp_path / "alignment" / "alpha-beta" / NAME)
     assert record.training["env_steps"] == 120 and record.training["T1"] == 0
 
@@ -105,7 +105,7 @@ def test_fault_28_an_identity_from_a_file_is_refused() -> None:
 
 
 def test_an_identity_is_nothing_to_store(tmp_path: Path) -> None:
-    identity = Alignment(AlignmentConfig("identity"), 2, 2, READINGS["paper"])
+    identity = Alignment(AlignmentConfig("identity"), 2, 2, PRESETS["paper"])
     with pytest.raises(ValueError, match="nothing to store"):
         save_alignment(tmp_path / NAME, identity, (tuple("01"), tuple("01")), {})
 

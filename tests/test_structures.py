@@ -9,9 +9,9 @@ import pytest
 import torch
 from graphs import Recorder, fit, graph, played, transfer
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
-from cdrl_pl.graph import AgentConfig
+from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.networks import NetworkConfig
 
 GAMES = {"Pong-2017": 6, "ALE/Breakout-v5": 4, "ALE/Freeway-v5": 3, "ALE/Riverraid-v5": 18}
@@ -32,14 +32,14 @@ def check(module: Collaboration, recorder: Recorder) -> None:
     assert recorder.changed_at("transfers.0.alignment.") == [0, 10]
     assert recorder.changed_at("_agents.beta.network.distill_head.") == [0, 10]
     assert all(torch.isfinite(v).all() for v in recorder.weights[-1].values())
-    assert module.journal.latest["distillation_kl/alpha-beta"] >= 0
+    assert module.run_log.latest["distillation_kl/alpha-beta"] >= 0
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(a, b) for o in OTHERS for a, b in (("Pong-2017", o), (o, "Pong-2017"))])
 def test_games_of_different_action_counts_teach_each_other(alpha: str, beta: str, tmp_path: Path) -> None:
     module, recorder = taught(AgentConfig(EnvConfig(alpha), CONV), AgentConfig(EnvConfig(beta), CONV), tmp_path)
     (edge,) = module.edges
-    assert (edge.teacher.network.num_actions, edge.config.advisor) == (GAMES[alpha], "alpha")
+    assert (edge.teacher.network.num_actions, edge.config.teaching_agent) == (GAMES[alpha], "alpha")
     assert edge.alignment(torch.zeros(GAMES[alpha])).shape == (GAMES[beta],)
     check(module, recorder)
 

@@ -26,9 +26,9 @@ from numpy.testing import assert_allclose
 from toy_envs import toy
 
 from cdrl_pl import losses
-from cdrl_pl.graph import AgentConfig, build_agent
+from cdrl_pl.training.graph import AgentConfig, build_agent
 from cdrl_pl.networks import NetworkConfig
-from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.agents.student import LearnerConfig, Student
 from cdrl_pl.types import PolicyOutput, Rollout
 
 GAMMA, LAM, VALUE, ENTROPY = 0.9, 0.8, 0.3, 0.05
@@ -236,7 +236,7 @@ def test_returns_are_the_games_own_where_the_learner_clips(tmp_path: Path) -> No
     config = AgentConfig(toy("Counting"), NetworkConfig("mlp", depth=1, hidden=4, lstm=0), learner)
     module = graph(agents={"toy": config}, T_max=60)
     fit(module, played(), tmp_path)
-    assert max(e.ret / e.length for e in module.journal.episodes["toy"]) > 3
+    assert max(e.ret / e.length for e in module.run_log.episodes["toy"]) > 3
 
 
 # Which parameters

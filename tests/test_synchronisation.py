@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from wide_cartpole import WIDE
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.envs import EnvConfig
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.guidance import AlarmConfig, TeacherWeights
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.weighting import AlarmConfig, TeacherWeights
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.types import Rollout
 
@@ -102,9 +102,9 @@ WITHOUT_LSTM = NetworkConfig(trunk="mlp", depth=1, hidden=8, lstm=0)
 BOWLING = atari("Bowling-2017")
 GRAPHS: dict[str, tuple[dict[str, Any], dict[str, AgentConfig], dict[str, Any]]] = {
     "plain": ({}, {}, {}),
-    "the program's reading": ({}, {}, {"preset": "code"}),
+    "the program's preset": ({}, {}, {"preset": "code"}),
     "V-trace": ({}, {"beta": agent(off_policy="vtrace", batch_copies=1)}, {}),
-    **{advice: ({"advice": advice}, {}, {}) for advice in ("random", "shuffled", "constant", "lagged", "own")},
+    **{control: ({"control": control}, {}, {}) for control in ("random", "shuffled", "constant", "lagged", "own")},
     "a known answer, policy layer": ({"layer": "policy", "kind": "identity"}, {"alpha": agent()}, {}),
     "linear, reverse KL": ({"kind": "linear", "divergence": "reverse", "temperature_squared": True}, {}, {}),
     "no memory": ({}, {"alpha": agent(WIDE, WITHOUT_LSTM), "beta": agent(network=WITHOUT_LSTM)}, {}),
@@ -137,7 +137,7 @@ def test_an_update_stays_on_the_learners_device(monkeypatch: pytest.MonkeyPatch,
     trained, devices = learn_without_data(monkeypatch, module)
     kinds = {"student"}
     kinds |= {"align"} if module.edges[0].alignment.trainable else set()
-    kinds |= {"distill"} if module.reading.distill_step == "separate" else set()
+    kinds |= {"distill"} if module.preset.distill_step == "separate" else set()
     assert (trained, devices) == (kinds, {"meta"})
 
 

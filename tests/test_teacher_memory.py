@@ -1,4 +1,4 @@
-"""The teacher's memory of the student's observations, and what its advice depends on."""
+"""The teacher's memory of the student's observations, and what its teacher_logits depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from transfers import join
 
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.teacher import CertificatedAgent, Teacher
+from cdrl_pl.transfer.teacher import CertificatedAgent, Teacher
 from cdrl_pl.types import Rollout
 
 Array = np.ndarray[Any, Any]
@@ -50,34 +50,34 @@ def test_the_teacher_keeps_its_memory_from_rollout_to_rollout_and_resets_it_with
     for seed in range(4):
         rollout = random_rollout(seed, steps=6, copies=3, ends=0.3)
         expected, state = slow_teacher(network, state, rollout)
-        assert_allclose(teacher.advise(rollout), expected, atol=1e-5)
+        assert_allclose(teacher(rollout), expected, atol=1e-5)
 
 
 def test_a_teacher_without_its_memory_would_advise_otherwise() -> None:
     """The control of the test above."""
     teacher, rollout = Teacher(new_network(1)), random_rollout(1, ends=0.0)
-    teacher.advise(random_rollout(0, ends=0.0))
-    assert (teacher.advise(rollout) - Teacher(teacher.network).advise(rollout))[0].abs().max() > 1e-3
+    teacher(random_rollout(0, ends=0.0))
+    assert (teacher(rollout) - Teacher(teacher.network)(rollout))[0].abs().max() > 1e-3
 
 
 def test_the_rows_after_a_rollout_are_left_to_the_next_one() -> None:
     """Row T is where the next rollout starts: it is neither advised on twice nor reset twice."""
     teacher, rollout = Teacher(new_network(1)), random_rollout(ends=0.0)
     last = replace(rollout, resets=rollout.resets.index_fill(0, torch.tensor(rollout.steps), True))
-    advice = teacher.advise(rollout)
+    teacher_logits = teacher(rollout)
     state = teacher.memory[0].clone()
     teacher.memory.clear()
-    assert torch.equal(teacher.advise(last), advice) and torch.equal(teacher.memory[0], state)
-    assert len(advice) == rollout.steps
+    assert torch.equal(teacher(last), teacher_logits) and torch.equal(teacher.memory[0], state)
+    assert len(teacher_logits) == rollout.steps
 
 
 def test_workers_do_not_share_the_teachers_memory() -> None:
     alone, both = Teacher(new_network(1)), Teacher(new_network(1))
-    expected = [alone.advise(random_rollout(seed, ends=0.0)) for seed in range(3)]
+    expected = [alone(random_rollout(seed, ends=0.0)) for seed in range(3)]
     found = []
     for seed in range(3):
-        found.append(both.advise(random_rollout(seed, ends=0.0)))
-        both.advise(random_rollout(50 + seed, ends=0.0, worker=1))
+        found.append(both(random_rollout(seed, ends=0.0)))
+        both(random_rollout(50 + seed, ends=0.0, worker=1))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -85,28 +85,28 @@ def test_the_advice_does_not_depend_on_the_students_memory() -> None:
     rollout = random_rollout(ends=0.0)
     other = replace(rollout, state=rollout.state + 1.0)
     one, two = Teacher(new_network(1)), Teacher(new_network(1))
-    assert torch.equal(one.advise(rollout), two.advise(other))
+    assert torch.equal(one(rollout), two(other))
 
 
 def test_the_program_feeds_the_students_memory_to_the_teacher() -> None:
     network, rollout = new_network(1), random_rollout(3, ends=0.3)
     teacher = Teacher(network)
-    teacher.advise(random_rollout(9))  # what it remembers itself does not count
+    teacher(random_rollout(9))  # what it remembers itself does not count
     expected, _ = slow_teacher(network, rollout.state.double().numpy(), rollout)
-    assert_allclose(teacher.advise(rollout, feed_student_state=True), expected, atol=1e-5)
+    assert_allclose(teacher(rollout, feed_student_state=True), expected, atol=1e-5)
 
 
 def test_a_teacher_without_an_lstm_has_no_memory() -> None:
     network = new_network(1, config=NetworkConfig("mlp", depth=1, hidden=8, lstm=0))
     teacher, rollout = Teacher(network), random_rollout(width=0)
-    first = teacher.advise(rollout)
-    assert torch.equal(teacher.advise(rollout), first)
+    first = teacher(rollout)
+    assert torch.equal(teacher(rollout), first)
 
 
 def test_a_teacher_and_its_student_need_not_share_a_structure() -> None:
     teacher = new_network(1, actions=5, config=NetworkConfig("mlp", depth=2, hidden=6, lstm=3))
-    advice = join(teacher, new_network(2)).advise(random_rollout(width=8))
-    assert advice.shape == (5, 2, 5)
+    teacher_logits = join(teacher, new_network(2))(random_rollout(width=8))
+    assert teacher_logits.shape == (5, 2, 5)
 
 
 def test_a_live_teacher_changes_as_its_agent_learns(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_a_live_teacher_changes_as_its_agent_learns(tmp_path: Path) -> None:
     rollout = random_rollout(7)
     teacher = module.edges[0].teacher
     assert teacher.network is module.agents["alpha"].network
-    before = Teacher(teacher.network).advise(rollout)
+    before = Teacher(teacher.network)(rollout)
     step_once(module, tmp_path)
-    assert not torch.equal(Teacher(teacher.network).advise(rollout), before)
+    assert not torch.equal(Teacher(teacher.network)(rollout), before)
 
 
 def test_a_certificated_teacher_advises_as_it_was_stored(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_certificated_teacher_advises_as_it_was_stored(tmp_path: Path) -> None
     store(tmp_path, network)
     agent_ = CertificatedAgent(tmp_path)
     rollout = random_rollout()
-    assert torch.equal(Teacher(agent_.network).advise(rollout), Teacher(network).advise(rollout))
+    assert torch.equal(Teacher(agent_.network)(rollout), Teacher(network)(rollout))
 
 
 def test_a_certificated_teacher_cannot_be_trained(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from hypothesis import given
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.guidance import Guidance, TeacherWeights, share, teacher_value
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.weighting import Weighting, TeacherWeights, share, teacher_value
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.schedule import WeightConfig
 from cdrl_pl.types import Rollout
@@ -89,8 +89,8 @@ def test_a_value_of_advantages_of_another_shape_is_refused() -> None:
         teacher_value(target, logits, actions, advantages[:, :1])
 
 
-def guides(*values: float) -> list[Guidance]:
-    made = [Guidance(str(i), WeightConfig(start=2.0), None) for i in range(len(values))]
+def guides(*values: float) -> list[Weighting]:
+    made = [Weighting(str(i), WeightConfig(start=2.0), None) for i in range(len(values))]
     for guide, value in zip(made, values, strict=True):
         guide.value.add(value, 1)
     return made

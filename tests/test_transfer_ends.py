@@ -13,11 +13,11 @@ from graphs import transfer as edge
 from transfers import PAPER
 from wide_cartpole import CARTPOLE, WIDE
 
-from cdrl_pl.alignment import AlignmentConfig
-from cdrl_pl.graph import AgentConfig
-from cdrl_pl.guidance import AlarmConfig
+from cdrl_pl.transfer.alignment import AlignmentConfig
+from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.weighting import AlarmConfig
 from cdrl_pl.schedule import Schedule, WeightConfig
-from cdrl_pl.transfer import TransferConfig
+from cdrl_pl.transfer.transfer import TransferConfig
 
 # Ends that do not fit
 
@@ -26,8 +26,8 @@ from cdrl_pl.transfer import TransferConfig
 def test_fault_23_f_maps_between_different_action_counts(alpha: str, beta: str) -> None:
     module = make_graph(edge(), agents={"alpha": agent(alpha), "beta": agent(beta)})
     transfer, counts = module.edges[0], {CARTPOLE: 2, WIDE: 5}
-    advice = transfer.advise(random_rollout(actions=counts[beta]))
-    assert advice.shape == (5, 2, counts[alpha]) and transfer.alignment(advice).shape == (5, 2, counts[beta])
+    teacher_logits = transfer.teacher_logits(random_rollout(actions=counts[beta]))
+    assert teacher_logits.shape == (5, 2, counts[alpha]) and transfer.alignment(teacher_logits).shape == (5, 2, counts[beta])
 
 
 @pytest.mark.parametrize("layer", ["distillation", "policy"])
@@ -77,10 +77,10 @@ def test_fault_28_an_option_out_of_range_is_refused(name: str, value: Any, allow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature_end": 2.0}, "need reading.use_temperature: true"),
-        ({"temperature_squared": True}, "need reading.use_temperature: true"),
-        ({"weight": WeightConfig()}, "need reading.distill_step: joint"),
-        ({"alarm": AlarmConfig()}, "need reading.distill_step: joint"),
+        ({"temperature_end": 2.0}, "need preset_overrides.use_temperature: true"),
+        ({"temperature_squared": True}, "need preset_overrides.use_temperature: true"),
+        ({"weight": WeightConfig()}, "need preset_overrides.distill_step: joint"),
+        ({"alarm": AlarmConfig()}, "need preset_overrides.distill_step: joint"),
     ],
 )
 def test_fault_28_what_the_programs_reading_leaves_without_effect_is_refused(

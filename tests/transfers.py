@@ -8,14 +8,14 @@ import torch
 from graphs import transfer as edge
 
 from cdrl_pl.networks import PolicyNetwork
-from cdrl_pl.reading import READINGS, Reading
-from cdrl_pl.transfer import Transfer
+from cdrl_pl.presets import PRESETS, Preset
+from cdrl_pl.transfer.transfer import Transfer
 
-PAPER = READINGS["paper"]
+PAPER = PRESETS["paper"]
 
 
 def join(
-    teacher: PolicyNetwork, student: PolicyNetwork, kind: str = "deep", reading: Reading = PAPER, **options: Any
+    teacher: PolicyNetwork, student: PolicyNetwork, kind: str = "deep", preset: Preset = PAPER, **options: Any
 ) -> Transfer:
     torch.manual_seed(1)
-    return Transfer(edge("alpha", "beta", kind, **options), teacher, student, reading)
+    return Transfer(edge("alpha", "beta", kind, **options), teacher, student, preset)

@@ -16,7 +16,7 @@ from cdrl_pl.experiment.display import Display
 from cdrl_pl.experiment.folder import EXPERIMENT, FINGERPRINT, LOCK, lock
 from cdrl_pl.experiment.plan import Arm, Experiment, ExperimentError
 from cdrl_pl.experiment.run import COMMAND, Run, environment
-from cdrl_pl.fingerprint import Fingerprint, code_hash, fingerprint
+from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, fingerprint
 
 SET_ASIDE = "set_aside"
 POLL = 0.5  # seconds

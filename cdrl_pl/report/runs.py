@@ -16,8 +16,8 @@ import yaml
 from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
 from cdrl_pl.experiment.folder import EXPERIMENT, RunFolder
 from cdrl_pl.experiment.plan import Experiment, Published, read_recorded
-from cdrl_pl.fingerprint import Fingerprint
-from cdrl_pl.reading import READINGS
+from cdrl_pl.presets import PRESETS
+from cdrl_pl.storage.fingerprint import Fingerprint
 
 Array = np.ndarray[Any, Any]
 
@@ -86,7 +86,7 @@ class RunData:
     def transfers(self) -> dict[str, Edge]:
         """Every transfer of the config by its name in the logs."""
         model = self.config.get("model", {})
-        preset = READINGS.get(model.get("preset", "paper"), READINGS["paper"])
+        preset = PRESETS.get(model.get("preset", "paper"), PRESETS["paper"])
         found = {}
         for transfer in model.get("transfers") or []:
             marks = {}
