@@ -18,7 +18,7 @@ def metrics(root: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of configs/cartpole.yaml: about a minute on two cores, repeatable."""
+    """The folder of a run of configs/teachers/cartpole.yaml: about a minute on two cores, repeatable."""
     folder = tmp_path_factory.mktemp("learned")
     options = ["--seed=1", "--data.pool.deterministic=true", "--trainer.default_root_dir=root"]
     answer = call("fit", "--config", CONFIGS / "cartpole.yaml", *options, cwd=folder, timeout=280)
