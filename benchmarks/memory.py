@@ -35,7 +35,10 @@ def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, flo
         pool.publish(network, 0)
         began = time.perf_counter()
         pool.start()
-        pool.worker_group.receive_until(lambda: all(worker.ready for worker in pool.worker_group.workers), "the start of the games")
+        group = pool.worker_group
+        pool.worker_group.receive_until(
+            lambda: all(worker.ready for worker in pool.worker_group.workers), "the start of the games"
+        )
         ready = time.perf_counter() - began
         missing = set(range(workers))
         while missing:
