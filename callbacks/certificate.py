@@ -16,7 +16,6 @@ from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.training.collaboration import Collaboration
-from cdrl_pl.training.datamodule import RolloutDataModule
 
 
 class CertificatedTeacher(pl.Callback):
@@ -90,7 +89,6 @@ class CertificatedTeacher(pl.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
         if trainer.is_global_zero:
             agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, RolloutDataModule)
             env = with_noops(agent.env, self.noop_max)
             frozen = copy.deepcopy(agent.network).eval()
             seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on

@@ -25,8 +25,7 @@ DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
 RENAMED = {
     "reading": "preset_overrides",
     "advice": "control",
-    "teacher_weights.memory": "teacher_weights.span",
-    "alarm.memory": "alarm.span",
+    "memory": "span",
 }
 
 
@@ -144,8 +143,9 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
     """
     try:
         yield
-    except (ConfigError, MisconfigurationException) as error:
-        if os.environ.get(DEBUG):
+    except (ValueError, MisconfigurationException) as error:
+        known = any(isinstance(part, ConfigError | MisconfigurationException) for part in _chain(error))
+        if os.environ.get(DEBUG) or not known:
             raise
         refuse(_shorten(str(error)))
     except OSError as error:
@@ -160,3 +160,10 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in what:
             raise
         refuse("the checkpoint cannot be read; it is damaged, or no checkpoint")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from: the parser wraps what a constructor raises."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
