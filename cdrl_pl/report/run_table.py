@@ -12,7 +12,9 @@ Gzipped UTF-8 CSV, one observation per row. The columns:
 Facts of the table: "format" (1) and, for runs that no experiment started, "comparison" (agent, baseline, threshold,
 floor). Facts of a run: "config" (resolved, as it was written), "environments", "transfers" (T1, T2 and stop as the run
 had them), "scores" (protocol and means; the episodes are rows) and "fingerprint". Fact of an attempt: "log", its number
-of lines and its columns in order, since an empty field has no row. The same runs give the same bytes.
+of lines and, in order, its columns with their numbers of values, since an empty field has no row.
+
+The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -140,7 +142,8 @@ def _facts(key: Key, run: RunData) -> Iterator[Row]:
     yield _fact(key, "", "scores", _each_evaluation(run.scores, lambda _, value: [] if _is_series(value) else value))
     yield _fact(key, "", "fingerprint", run.fingerprint and asdict(run.fingerprint))
     for attempt in run.attempts:
-        yield _fact(key, str(attempt.number), "log", {"lines": attempt.lines, "columns": list(attempt.log)})
+        values = {column: int(np.count_nonzero(~np.isnan(numbers))) for column, numbers in attempt.log.items()}
+        yield _fact(key, str(attempt.number), "log", {"lines": attempt.lines, "columns": values})
 
 
 def _scores(key: Key, run: RunData) -> Iterator[Row]:
@@ -203,7 +206,7 @@ def decode(content: bytes, path: Path) -> Table:
     except ReportError:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        why = "it is cut short, or no gzip file"
+        why = "it is damaged, cut short, or no gzip file"
     except UnicodeDecodeError:
         why = "it is not UTF-8"
     except KeyError as error:
@@ -254,8 +257,11 @@ def _decode(rows: list[list[str]], path: Path) -> Table:
             raise ValueError(f"there is no kind {kind!r}")
     arms: dict[str, list[RunData]] = {arm: [] for arm, _, _ in facts}
     for key, about in sorted(facts.items(), key=lambda item: int(item[0][1])):
-        numbers = sorted(filter(None, about), key=int)
-        attempts = [Attempt(int(n), starts[key, n].log, _in_order(starts[key, n].actions)) for n in numbers]
+        attempts = []
+        for number in sorted(filter(None, about), key=int):
+            start = starts[key, number]
+            _check_whole(start.log, about[number]["log"]["columns"])
+            attempts.append(Attempt(int(number), start.log, _in_order(start.actions)))
         arms[key[0]].append(_run(key, about[""], attempts, series[key], path))
     settings = Settings(**own["comparison"]) if "comparison" in own else None
     return Table([ArmData(arm, "", runs) for arm, runs in arms.items()], settings)
@@ -267,6 +273,12 @@ class _Start:
 
     log: dict[str, Array]
     actions: dict[int, dict[str, Any]]
+
+
+def _check_whole(log: dict[str, Array], counts: dict[str, int]) -> None:
+    for column, count in counts.items():
+        if (found := np.count_nonzero(~np.isnan(log[column]))) != count:
+            raise ValueError(f"it has {found} of {count} values of {column}")
 
 
 def _run(
