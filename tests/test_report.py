@@ -384,6 +384,16 @@ def test_runs_of_different_tasks_are_not_compared(experiment: Path, capsys: pyte
         assert re.search(expected, capsys.readouterr().err)
 
 
+def test_a_preset_is_the_game_that_it_stands_for(experiment: Path) -> None:
+    """A run that was scored names ALE/Pong-v5, and one that was not, the Pong-2017 of its config."""
+    scored = experiment / "taught" / "seed-1"
+    scores, config = scored / "scores.json", experiment / "alone/seed-1/version_0/config.yaml"
+    scores.write_text(scores.read_text().replace("Bowling", "Pong"))
+    config.write_text(config.read_text().replace("ALE/Bowling-v5", "Pong-2017"))
+    labelled = [("x", experiment / "alone/seed-1/version_0"), ("y", scored)]
+    assert len(read_plain(labelled, Settings()).arms) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -176,10 +176,16 @@ def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
             f"{', '.join(agents) or 'none'}"
         )
     mine, theirs = (task(r, agent).get("id") for r in (run, first))
-    if mine and theirs and mine != theirs:
+    if mine and theirs and _game(mine) != _game(theirs):
         raise ReportError(
             f"{run.place} plays {mine} and {first.place} plays {theirs}; returns of different tasks are not compared"
         )
+
+
+def _game(env_id: str) -> str:
+    """The id that a preset such as Pong-2017 stands for, under which policies are scored; other ids as they are."""
+    config = _resolved({"id": env_id})
+    return config.id if config else env_id
 
 
 def task(run: RunData, agent: str) -> dict[str, Any]:
@@ -191,13 +197,17 @@ def task(run: RunData, agent: str) -> dict[str, Any]:
 
 def mean_skip(env: dict[str, Any]) -> float:
     """Frames per decision: [2, 4], drawn evenly, means 3. 1 for what is no Atari game, or is not known."""
+    config = _resolved(env)
+    if config is None or not is_atari(config) or config.frame_skip is None:
+        return 1.0
+    return float(config.frame_skip) if isinstance(config.frame_skip, int) else sum(config.frame_skip) / 2
+
+
+def _resolved(env: dict[str, Any]) -> EnvConfig | None:
+    """The id and the frame skip of a task, as it is played; None where they are not known."""
     if not env.get("id") or ":" in env["id"]:  # a name with a module would import it
-        return 1.0
+        return None
     try:
-        config = resolve(EnvConfig(env["id"], frame_skip=env.get("frame_skip")))  # the rest may have other names now
+        return resolve(EnvConfig(env["id"], frame_skip=env.get("frame_skip")))  # other options may be older than this
     except (EnvError, TypeError):
-        return 1.0
-    skip = config.frame_skip
-    if not is_atari(config) or skip is None:
-        return 1.0
-    return float(skip) if isinstance(skip, int) else sum(skip) / 2
+        return None
