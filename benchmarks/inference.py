@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvConfig, describe
-from cdrl_pl.machine import cores, use_one_thread
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts.actor import sample
-from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
-from cdrl_pl.rollouts.worker import Player, WorkerConfig
+from cdrl_pl.rollouts.protocol import WorkerConfig
+from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, rollout_schema
+from cdrl_pl.rollouts.worker import EnvironmentLoop
+from cdrl_pl.system.hardware import cores, use_one_thread
 
 ENV = EnvConfig("Pong-2017")
 STEPS = 20
@@ -101,7 +102,7 @@ def play(
     use_one_thread()
     rng = np.random.default_rng(index)
     actor = None if board is None or server is None else RemoteActor(board[index], server, rng)
-    player = Player(config, actor)
+    player = EnvironmentLoop(config, actor)
     player.play(config.slots[index])
     channel.send("ready")
     channel.recv()

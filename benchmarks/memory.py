@@ -19,7 +19,7 @@ from cdrl_pl.envs import EnvConfig, describe, resolve
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
-from cdrl_pl.rollouts.slots import Slots, rollout_schema
+from cdrl_pl.rollouts.shared_memory import Slots, rollout_schema
 
 ENV, STEPS, MB = EnvConfig("Pong-2017"), 20, 2**20
 
@@ -35,7 +35,10 @@ def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, flo
         pool.publish(network, 0)
         began = time.perf_counter()
         pool.start()
-        pool.crew.receive_until(lambda: all(worker.ready for worker in pool.crew.workers), "the start of the games")
+        group = pool.worker_group
+        pool.worker_group.receive_until(
+            lambda: all(worker.ready for worker in pool.worker_group.workers), "the start of the games"
+        )
         ready = time.perf_counter() - began
         missing = set(range(workers))
         while missing:

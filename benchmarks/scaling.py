@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.throughput import ENV, random_teacher, training
-from cdrl_pl.machine import cores
+from cdrl_pl.system.hardware import cores
 
 AXES = {
     "workers": (1, 2, 4, 8, 16),

@@ -28,13 +28,13 @@ import psutil
 import torch
 import yaml
 
-from cdrl_pl.certificate import save_certificate
+from cdrl_pl.agents.certificate import save_certificate
+from cdrl_pl.agents.student import LearnerConfig, Student
+from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvConfig, describe, make_game, resolve
-from cdrl_pl.evaluation import Score
-from cdrl_pl.machine import cores, keep_freed_memory, use_one_thread
+from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts.actor import sample
-from cdrl_pl.student import LearnerConfig, Student
+from cdrl_pl.system.hardware import cores, keep_freed_memory, use_one_thread
 from cdrl_pl.types import Rollout
 
 ENV = EnvConfig("Pong-2017")

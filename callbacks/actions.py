@@ -8,7 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl import metric_names
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.training.collaboration import Collaboration
 
 
 class ActionDistributions(pl.Callback):
@@ -23,7 +25,7 @@ class ActionDistributions(pl.Callback):
 
     def __init__(self, every: int = 100_000) -> None:
         if every < 1:
-            raise ValueError(f"ActionDistributions.every is {every}; it must be 1 or more")
+            raise ConfigError(f"ActionDistributions.every is {every}; it must be 1 or more")
         self.every = every
         self._last = 0
 
@@ -32,7 +34,7 @@ class ActionDistributions(pl.Callback):
     ) -> None:
         """Writes a line once ``every`` more decisions are in the log."""
         assert isinstance(pl_module, Collaboration)
-        logged = int(pl_module.journal.latest.get("env_steps", 0))
+        logged = int(pl_module.run_log.latest.get(metric_names.ENV_STEPS(), 0))
         if logged // self.every > self._last // self.every:
             self._write(trainer, pl_module)
             self._last = logged
@@ -40,12 +42,12 @@ class ActionDistributions(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what was logged since the last line."""
         assert isinstance(pl_module, Collaboration)
-        if int(pl_module.journal.latest.get("env_steps", 0)) > self._last:
+        if int(pl_module.run_log.latest.get(metric_names.ENV_STEPS(), 0)) > self._last:
             self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
         path = Path(trainer.log_dir or trainer.default_root_dir) / "action_distributions.jsonl"
-        line = {"env_steps": int(module.journal.latest.get("env_steps", 0)), **distributions(module)}
+        line = {"env_steps": int(module.run_log.latest.get(metric_names.ENV_STEPS(), 0)), **distributions(module)}
         if trainer.is_global_zero and len(line) > 1:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
@@ -67,14 +69,16 @@ def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
     """
     meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
     sources = {name: meanings[name] for name in module.env_steps}
-    for transfer in module.edges:
+    for transfer in module.transfers:
         config = transfer.config
-        sources[f"{config.name}/teacher"] = meanings[config.advisor]
+        sources[f"{config.name}/teacher"] = meanings[config.teaching_agent]
         sources[f"{config.name}/aligned"] = meanings[config.student]
     found: dict[str, dict[str, float]] = {}
     for source, names in sources.items():
-        if f"actions/{source}/0" in module.journal.latest:
+        if f"{metric_names.ACTIONS(source)}/0" in module.run_log.latest:
             found[source] = dict.fromkeys(names, 0.0)
             for i, name in enumerate(names):
-                found[source][name] = round(found[source][name] + module.journal.latest[f"actions/{source}/{i}"], 4)
+                found[source][name] = round(
+                    found[source][name] + module.run_log.latest[f"{metric_names.ACTIONS(source)}/{i}"], 4
+                )
     return found

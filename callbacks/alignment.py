@@ -7,9 +7,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from cdrl_pl.alignment import save_alignment
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.files import check_below
+from cdrl_pl import metric_names
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.storage.atomic import check_below
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.transfer.alignment_file import save_alignment
 
 
 class StoredAlignment(pl.Callback):
@@ -28,8 +30,8 @@ class StoredAlignment(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses a graph in which no F is trained."""
         assert isinstance(pl_module, Collaboration)
-        if stage == "fit" and not any(t.alignment.trainable for t in pl_module.edges):
-            raise ValueError("StoredAlignment: no transfer has an alignment function to train")
+        if stage == "fit" and not any(t.alignment.trainable for t in pl_module.transfers):
+            raise ConfigError("StoredAlignment: no transfer has an alignment function to train")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the files."""
@@ -37,20 +39,20 @@ class StoredAlignment(pl.Callback):
         if not trainer.is_global_zero:
             return
         root = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
-        for transfer in pl_module.edges:
+        for transfer in pl_module.transfers:
             config = transfer.config
             if not transfer.alignment.trainable:
                 continue
-            teacher, student = pl_module.agents[config.advisor], pl_module.agents[config.student]
+            teacher, student = pl_module.agents[config.teaching_agent], pl_module.agents[config.student]
             training = {
                 "teacher": teacher.env.id,
                 "student": student.env.id,
-                "advice": config.advice,
+                "control": config.control,
                 "env_steps": pl_module.env_steps[config.student],
                 "T1": transfer.schedule.T1,
-                "alignment_kl": pl_module.journal.latest.get(f"alignment_kl/{transfer.name}"),
+                "alignment_kl": pl_module.run_log.latest.get(metric_names.ALIGNMENT_KL(transfer.name)),
             }
             path = root / transfer.name / "alignment.safetensors"
             meanings = (teacher.spec.action_meanings, student.spec.action_meanings)
-            save_alignment(path, transfer.alignment, meanings, training)
+            save_alignment(path, transfer.alignment.network, meanings, training)
             rank_zero_info("stored %s", path)

@@ -9,12 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from cdrl_pl.certificate import save_certificate
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl.agents.certificate import save_certificate
+from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import with_noops
-from cdrl_pl.evaluation import evaluate
-from cdrl_pl.files import check_below
-from cdrl_pl.machine import evaluation_processes
+from cdrl_pl.evaluation.evaluate import evaluate
+from cdrl_pl.storage.atomic import check_below
+from cdrl_pl.system.hardware import evaluation_processes
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.datamodule import RolloutDataModule
 
 
 class CertificatedTeacher(pl.Callback):
@@ -24,9 +26,12 @@ class CertificatedTeacher(pl.Callback):
     fresh environments with their own seeds, sampled and greedy; the scores are written whatever they are.
 
     Args:
-        agent: name of a learning agent. threshold: mean return over the last ``window`` episodes.
-        window: finished episodes needed, and averaged. episodes: of each evaluation.
-        noop_max: random no-op starts in the evaluation (Atari), since a deterministic game would repeat one episode.
+        agent: name of a learning agent.
+        threshold: mean return of the last ``window`` training episodes, the game's own points.
+        window: finished training episodes needed, and averaged.
+        episodes: of each evaluation of the frozen policy.
+        noop_max: random no-op starts in the evaluation, up to so many (Atari), since a deterministic game would repeat
+            one episode.
         folder: below the run folder; null takes ``teacher/<agent>``.
         stop: end the run when the teacher is stored.
         improvement: store again once the mean return has grown by this much; null stores once.
@@ -43,24 +48,23 @@ class CertificatedTeacher(pl.Callback):
         stop: bool = False,
         improvement: float | None = None,
     ) -> None:
-        for name, value in (("window", window), ("episodes", episodes)):
-            if value < 1:
-                raise ValueError(f"CertificatedTeacher.{name} is {value}; it must be 1 or more")
         if folder is not None:
             check_below("CertificatedTeacher.folder", folder)
         self.agent, self.threshold, self.window, self.episodes = agent, threshold, window, episodes
         self.noop_max, self.folder, self.stop, self.improvement = noop_max, folder, stop, improvement
+        rows = [(name, getattr(self, name) >= 1, "1 or more") for name in ("window", "episodes")]
+        check_options("CertificatedTeacher.", self, rows)
         self.certificated: float | None = None  # the mean return it was last stored at
         self._seen = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses an agent that does not learn, and a window larger than what is kept."""
         assert isinstance(pl_module, Collaboration)
-        learning = [name for name, agent in pl_module.agents.items() if agent.learns]
+        learning = [name for name, agent in pl_module.agents.items() if agent.learner is not None]
         if self.agent not in learning:
-            raise ValueError(f"CertificatedTeacher.agent is {self.agent!r}; it must be one of {', '.join(learning)}")
-        if self.window > (held := pl_module.journal.episodes[self.agent].maxlen or 0):
-            raise ValueError(f"CertificatedTeacher.window is {self.window}; it must be at most model.window, {held}")
+            raise ConfigError(f"CertificatedTeacher.agent is {self.agent!r}; it must be one of {', '.join(learning)}")
+        if self.window > (held := pl_module.run_log.episodes[self.agent].maxlen or 0):
+            raise ConfigError(f"CertificatedTeacher.window is {self.window}; it must be at most model.window, {held}")
 
     @property
     def _needed(self) -> float | None:
@@ -73,11 +77,11 @@ class CertificatedTeacher(pl.Callback):
     ) -> None:
         """Evaluates and stores the agent where the episodes that just ended bring it past the threshold."""
         assert isinstance(pl_module, Collaboration)
-        finished = pl_module.journal.num_episodes[self.agent]
+        finished = pl_module.run_log.num_episodes[self.agent]
         if finished == self._seen or self._needed is None:
             return
         self._seen = finished
-        recent = [e.ret for e in pl_module.journal.episodes[self.agent]][-self.window :]
+        recent = [e.ret for e in pl_module.run_log.episodes[self.agent]][-self.window :]
         if len(recent) == self.window and sum(recent) / self.window >= self._needed:
             self._certificate(trainer, pl_module, sum(recent) / self.window)
 
@@ -86,6 +90,7 @@ class CertificatedTeacher(pl.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
         if trainer.is_global_zero:
             agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, RolloutDataModule)
             env = with_noops(agent.env, self.noop_max)
             frozen = copy.deepcopy(agent.network).eval()
             seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on

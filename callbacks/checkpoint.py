@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from cdrl_pl.collaboration import Collaboration
-from cdrl_pl.files import write_whole
+from cdrl_pl.checks import check_options
+from cdrl_pl.storage.atomic import write_whole
+from cdrl_pl.training.collaboration import Collaboration
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -42,10 +43,8 @@ class EnvStepsCheckpoint(pl.Callback):
     """
 
     def __init__(self, every: int = 250_000, keep: int = 2) -> None:
-        for name, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"EnvStepsCheckpoint.{name} is {value}; it must be 1 or more")
         self.every, self.keep = every, keep
+        check_options("EnvStepsCheckpoint.", self, [(o, getattr(self, o) >= 1, "1 or more") for o in ("every", "keep")])
         self.saved: list[str] = []
         self._last = 0
 

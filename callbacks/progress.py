@@ -11,7 +11,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cdrl_pl.collaboration import Collaboration
+from cdrl_pl import metric_names
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.training.collaboration import Collaboration
+
+OF_AN_AGENT = (
+    metric_names.RETURN,
+    metric_names.LENGTH,
+    metric_names.EPISODES,
+    metric_names.POLICY_LOSS,
+    metric_names.VALUE_LOSS,
+    metric_names.ENTROPY,
+    metric_names.POLICY_LAG,
+)
+HEALTH = (
+    metric_names.TIME_WAITING,
+    metric_names.WORKERS_PLAYING,
+    metric_names.WORKERS_WAITING,
+    metric_names.WORKER_RESTARTS,
+)
 
 
 class Progress(pl.Callback):
@@ -23,7 +41,7 @@ class Progress(pl.Callback):
 
     def __init__(self, refresh: float = 2.0) -> None:
         if not refresh > 0:
-            raise ValueError(f"Progress.refresh is {refresh}; it must be above 0")
+            raise ConfigError(f"Progress.refresh is {refresh}; it must be above 0")
         self.refresh = refresh
         self._live: Live | None = None
         self._console = Console(stderr=True)
@@ -54,7 +72,7 @@ class Progress(pl.Callback):
             self._show(pl_module, now)
 
     def _show(self, module: Collaboration, now: float) -> None:
-        line = module.journal.latest.get("env_steps", -1.0)
+        line = module.run_log.latest.get(metric_names.ENV_STEPS(), -1.0)
         if self._live is not None:
             self._live.update(render(module), refresh=True)
         elif line != self._line:
@@ -82,12 +100,12 @@ class Progress(pl.Callback):
 
 def summary(module: Collaboration) -> str:
     """One line for logs."""
-    latest, done = module.journal.latest, module.clock
-    speed = latest.get("decisions_per_second", 0.0) / len(module.env_steps)
+    latest, done = module.run_log.latest, module.clock
+    speed = latest.get(metric_names.DECISIONS_PER_SECOND(), 0.0) / len(module.env_steps)
     left = (module.T_max - done) / speed if speed else float("inf")
     parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(left)}"]
     for name in module.env_steps:
-        mean = module.journal.mean_return(name)
+        mean = module.run_log.mean_return(name)
         parts.append(f"{name} return " + ("-" if mean is None else f"{mean:.2f}"))
     parts += [f"{name}: {what}" for name, what in module.phases().items()]
     return " | ".join(parts)
@@ -102,25 +120,24 @@ def clock(seconds: float) -> str:
 
 def render(module: Collaboration) -> Group:
     """The panel."""
-    latest = module.journal.latest
+    latest = module.run_log.latest
     table = Table(box=None, pad_edge=False)
-    mean = f"return (last {module.journal.window})"
+    mean = f"return (last {module.run_log.window})"
     for column in ("agent", mean, "length", "episodes", "policy loss", "value loss", "entropy", "lag"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name in module.env_steps:
-        keys = ("return", "length", "episodes", "policy_loss", "value_loss", "entropy", "policy_lag")
-        table.add_row(name, *(_number(latest.get(f"{key}/{name}")) for key in keys))
+        table.add_row(name, *(_number(latest.get(metric(name))) for metric in OF_AN_AGENT))
     parts: list[Any] = [Text(summary(module), style="bold"), table]
     if module.phases():
         edges = Table(box=None, pad_edge=False)
         for column in ("transfer", "phase", "alignment KL", "distillation KL"):
             edges.add_column(column)
         for name, what in module.phases().items():
-            kls = [_number(latest.get(f"{kind}/{name}")) for kind in ("alignment_kl", "distillation_kl")]
+            kls = [_number(latest.get(m(name))) for m in (metric_names.ALIGNMENT_KL, metric_names.DISTILLATION_KL)]
             edges.add_row(name, what, *kls)
         parts.append(edges)
-    health = ("time/waiting_for_rollouts", "workers/playing", "workers/waiting_for_learner", "workers/restarts")
-    parts.append(Text("  ".join(f"{k.split('/')[1].replace('_', ' ')} {_number(latest.get(k))}" for k in health)))
+    health = [f"{m().split('/')[1].replace('_', ' ')} {_number(latest.get(m()))}" for m in HEALTH]
+    parts.append(Text("  ".join(health)))
     return Group(*parts)
 
 

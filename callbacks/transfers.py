@@ -7,15 +7,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from cdrl_pl.collaboration import Collaboration
 from cdrl_pl.schedule import aligns, distils
-from cdrl_pl.transfer import Transfer
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.switches import TransferSwitch
+from cdrl_pl.transfer.transfer import Transfer
 
 
-class _Switch(pl.Callback):
+class _Switch(TransferSwitch):
     """Sets one flag of every transfer before each batch, and remembers at which T it changed."""
-
-    what = ""
 
     def __init__(self) -> None:
         self.switched: dict[str, list[int]] = {}  # transfer -> every T at which the flag changed
@@ -29,7 +28,7 @@ class _Switch(pl.Callback):
     ) -> None:
         """Sets the flag of every transfer by its student's T."""
         assert isinstance(pl_module, Collaboration)
-        for transfer in pl_module.edges:
+        for transfer in pl_module.transfers:
             env_steps = pl_module.env_steps[transfer.config.student]
             on = self.wanted(transfer, env_steps)
             changes = self.switched.setdefault(transfer.name, [])

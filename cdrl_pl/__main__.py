@@ -62,18 +62,18 @@ def main() -> None:
         near = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.0)
         raise SystemExit(_no_command(arguments[0], near[0]))
     if arguments[0] == "experiment":
-        from cdrl_pl.experiment.command import main as experiment
+        from cdrl_pl.cli.experiment import main as experiment
 
         raise SystemExit(experiment(arguments[1:]))
     if arguments[0] == "report":
-        from cdrl_pl.report.command import main as report
+        from cdrl_pl.cli.report import main as report
 
         raise SystemExit(report(arguments[1:]))
     if arguments[0] == "fit" and "--config" in arguments:
-        from cdrl_pl.rollouts import start_fork_server
+        from cdrl_pl.system.fork_server import start_fork_server
 
         start_fork_server()
-    from cdrl_pl.cli import run
+    from cdrl_pl.cli.main import run
 
     run(arguments)
 

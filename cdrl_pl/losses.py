@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cdrl_pl.distributions import log_prob
+
 Reduction = Literal["sum", "mean"]
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -45,21 +47,10 @@ def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
     return -log_prob(logits, actions) * advantages.detach()
 
 
-def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
-    """log pi(a) [T, B] of ``actions`` [T, B] under ``logits`` [T, B, A]."""
-    return F.log_softmax(logits.float(), -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """(R_t - v_t)^2 (Algorithm 1, line 22): [T, B] from two [T, B]; no gradient flows through the returns."""
     _same_shape(values=values, returns=returns)
     return (returns.detach() - values.float()).square()
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats, positive: [T, B] from logits [T, B, A]."""
-    log_p = F.log_softmax(logits.float(), -1)
-    return -(log_p.exp() * log_p).sum(-1)
 
 
 def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
@@ -119,21 +110,3 @@ def _log_probabilities(target: Tensor, student: Tensor, temperature: float) -> t
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")
     return F.log_softmax(target.detach().float() / temperature, -1), F.log_softmax(student.float(), -1)
-
-
-def action_statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """What a policy does on average, and how much of it depends on the state; without gradient.
-
-    Args:
-        logits: [T, B, A].
-
-    Returns:
-        The mean probabilities [A] (the paper's Figure 5), and in nats the mutual information of state and action over
-        the rows, each as likely as another: H(mean pi) - mean H(pi), from 0 (the same in every state) to ln A. A
-        teacher, or an F, near 0 has nothing to say of the state, whatever it knows.
-    """
-    with torch.no_grad():
-        probabilities = F.softmax(logits.float(), -1).flatten(0, -2)
-        mean = probabilities.mean(0)
-        within = torch.xlogy(probabilities, probabilities).sum() / len(probabilities)  # minus the mean entropy
-        return mean, (within - torch.xlogy(mean, mean).sum()).clamp(min=0.0)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.types import PolicyOutput
 
 
@@ -34,11 +35,10 @@ class NetworkConfig:
     lstm: int = 256
 
     def __post_init__(self) -> None:
-        if self.trunk not in ("conv", "residual", "mlp"):
-            raise ValueError(f"network.trunk is {self.trunk!r}; it must be conv, residual or mlp")
-        for name, least in (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"network.{name} is {getattr(self, name)}; it must be {least} or more")
+        sizes = (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0))
+        rows = [("trunk", self.trunk in ("conv", "residual", "mlp"), "conv, residual or mlp")]
+        rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
+        check_options("network.", self, rows)
 
 
 class _Residual(nn.Module):
@@ -60,12 +60,12 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
     """The trunk for observations of ``obs_shape`` ([C, H, W] or [N]) and the number of its features.
 
     Raises:
-        ValueError: where the trunk cannot read such observations.
+        ConfigError: where the trunk cannot read such observations.
     """
     images = len(obs_shape) == 3
     if images == (config.trunk == "mlp"):
         allowed = "conv or residual" if images else "mlp"
-        raise ValueError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
+        raise ConfigError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
     layers: list[nn.Module] = []
     if config.trunk == "mlp":
         width = math.prod(obs_shape)
@@ -220,7 +220,7 @@ class AlignmentNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ("relu", "elu"):
-            raise ValueError(f"activation is {activation!r}; it must be relu or elu")
+            raise ConfigError(f"activation is {activation!r}; it must be relu or elu")
         self.hidden, self.depth, self.activation = hidden, depth, activation
         layers: list[nn.Module] = []
         width = teacher_actions

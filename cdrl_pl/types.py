@@ -26,26 +26,56 @@ class Episode(NamedTuple):
     length: int
 
 
+# The tensors of a rollout: shape and type of each. T steps, B copies, S numbers of recurrent state.
+ROLLOUT_SCHEMA: dict[str, tuple[tuple[str, ...], str]] = {
+    "obs": (("T+1", "B", "*observation"), "*observation"),
+    "resets": (("T+1", "B"), "bool"),
+    "actions": (("T", "B"), "int64"),
+    "rewards": (("T", "B"), "float32"),
+    "terminated": (("T", "B"), "bool"),
+    "truncated": (("T", "B"), "bool"),
+    "final_values": (("T", "B"), "float32"),
+    "log_probs": (("T", "B"), "float32"),
+    "state": (("B", "S"), "float32"),
+}
+
+
 @dataclass(frozen=True)
 class Rollout:
     """T steps of B copies of one environment, played by one worker with one version of the policy.
 
     Row t holds what was seen before action t; row T of ``obs`` and ``resets`` is where the next rollout starts.
-    Every row is a real transition: an ended episode is reset within the same step.
+    Every row is a real transition: an ended episode is reset within the same step. ``ROLLOUT_SCHEMA`` has shapes and
+    types.
+
+    Attributes:
+        obs: uint8 (images, channels first) or float32 (vectors).
+        resets: whether this observation is the first of an episode; always on the host.
+        actions: as played.
+        rewards: the game's own.
+        terminated: whether the episode ended with this step.
+        truncated: whether it was cut off after this step.
+        final_values: V(last observation of the episode) where truncated, else 0.
+        log_probs: of the actions, under the policy that played them.
+        state: the student's recurrent state before row 0.
+        worker: index of the worker that played it.
+        policy_version: of the policy that played it.
+        policy_lag: versions between that policy and the newest.
+        episodes: that ended in it.
     """
 
-    obs: Tensor  # [T+1, B, *observation] uint8 (images, channels first) or float32 (vectors)
-    resets: Tensor  # [T+1, B] bool, always on the host: this observation is the first of an episode
-    actions: Tensor  # [T, B] int64
-    rewards: Tensor  # [T, B] float32, the game's own
-    terminated: Tensor  # [T, B] bool
-    truncated: Tensor  # [T, B] bool
-    final_values: Tensor  # [T, B] float32: V(last observation of the episode) where truncated, else 0
-    log_probs: Tensor  # [T, B] float32: of the actions, under the policy that played them
-    state: Tensor  # [B, S] float32: the student's recurrent state before row 0
+    obs: Tensor
+    resets: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_values: Tensor
+    log_probs: Tensor
+    state: Tensor
     worker: int = 0
     policy_version: int = 0
-    policy_lag: int = 0  # versions between the policy that played it and the newest
+    policy_lag: int = 0
     episodes: tuple[Episode, ...] = ()
 
     @property
@@ -61,6 +91,30 @@ class Rollout:
     def tensors(self) -> dict[str, Any]:
         """The tensor fields by name."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    def check(self) -> None:
+        """Compares every tensor with ``ROLLOUT_SCHEMA``; called once, where a rollout enters the learner's process.
+
+        Raises:
+            ValueError: naming the tensor, its shape and type, and what they must be.
+        """
+        (steps, copies), observation = self.actions.shape, tuple(self.obs.shape[2:])
+        sizes = {
+            "T+1": (steps + 1,),
+            "T": (steps,),
+            "B": (copies,),
+            "S": self.state.shape[1:],
+            "*observation": observation,
+        }
+        for name, (dims, kind) in ROLLOUT_SCHEMA.items():
+            tensor: Tensor = getattr(self, name)
+            shape = tuple(size for dim in dims for size in sizes[dim])
+            kinds = ("uint8", "float32") if kind == "*observation" else (kind,)
+            if tuple(tensor.shape) != shape or str(tensor.dtype).removeprefix("torch.") not in kinds:
+                raise ValueError(
+                    f"rollout.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be {' or '.join(kinds)} "
+                    f"of shape [{', '.join(dims)}] = {shape}"
+                )
 
     def to(self, *args: Any, **kwargs: Any) -> Rollout:
         """The same rollout with every tensor moved, as ``Tensor.to``, but for ``resets``.

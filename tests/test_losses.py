@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 from torchmetrics.functional import kl_divergence
 
-from cdrl_pl import losses
-from cdrl_pl.rollouts.actor import sample
+from cdrl_pl import distributions, losses
+from cdrl_pl.distributions import sample
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -226,22 +226,22 @@ def test_fault_28_a_temperature_that_is_not_positive_is_refused(tau: float) -> N
 def test_entropy_equals_its_sum(seed: int) -> None:
     logits = 2 * normal(4, 3, 6, seed=seed)
     expected = per_step(logits, lambda z: -sum(p * math.log(p) for p in slow_softmax(z)))
-    assert_allclose(losses.entropy(logits), expected, rtol=1e-4, atol=1e-6)
+    assert_allclose(distributions.entropy(logits), expected, rtol=1e-4, atol=1e-6)
 
 
 @given(logits=LOGITS)
 def test_entropy_lies_between_0_and_ln_of_the_actions(logits: np.ndarray) -> None:
-    found = losses.entropy(torch.from_numpy(logits))
+    found = distributions.entropy(torch.from_numpy(logits))
     assert (found >= 0).all() and (found <= math.log(4) + 1e-5).all()
 
 
 def test_the_uniform_policy_has_the_entropy_ln_of_the_actions() -> None:
-    assert_allclose(losses.entropy(torch.full((1, 1, 6), 3.0)), math.log(6), rtol=1e-6)
+    assert_allclose(distributions.entropy(torch.full((1, 1, 6), 3.0)), math.log(6), rtol=1e-6)
 
 
 def test_fault_27_entropy_of_extreme_logits_is_finite_with_its_gradient() -> None:
     logits = torch.tensor([[[120.0, -120.0]]], requires_grad=True)
-    value = losses.entropy(logits)
+    value = distributions.entropy(logits)
     value.sum().backward()
     assert value.item() == pytest.approx(0.0, abs=1e-6)
     assert logits.grad is not None and logits.grad.isfinite().all()
@@ -279,7 +279,7 @@ def test_value_loss_is_the_squared_error_with_gradient_to_the_values_only() -> N
 
 def test_log_probabilities_of_all_actions_sum_to_1() -> None:
     logits = normal(2, 3, 5)
-    every = torch.stack([losses.log_prob(logits, torch.full((2, 3), a)) for a in range(5)])
+    every = torch.stack([distributions.log_prob(logits, torch.full((2, 3), a)) for a in range(5)])
     assert_allclose(every.exp().sum(0), 1.0, rtol=1e-5)
 
 
@@ -336,7 +336,7 @@ def test_action_statistics_equal_their_slow_references(seed: int) -> None:
     """The mean policy, and the mean divergence of the policy from it."""
     logits = (2.0 * normal(4, 3, 6, seed=seed)).requires_grad_()
     rows = [slow_softmax(z) for z in logits.detach().double().numpy().reshape(-1, 6)]
-    mean, information = losses.action_statistics(logits)
+    mean, information = distributions.action_statistics(logits)
     assert_allclose(mean, np.mean(rows, 0), rtol=1e-5)
     assert_allclose(information, np.mean([slow_kl(row, list(np.mean(rows, 0))) for row in rows]), rtol=1e-4, atol=1e-6)
     assert not mean.requires_grad and not information.requires_grad
@@ -344,9 +344,9 @@ def test_action_statistics_equal_their_slow_references(seed: int) -> None:
 
 def test_policies_whose_state_information_is_known() -> None:
     """The same in every state: none. Each action certain in as many states, with extreme logits: all there is."""
-    assert losses.action_statistics(normal(6).expand(4, 3, 6))[1] == pytest.approx(0.0, abs=1e-6)
+    assert distributions.action_statistics(normal(6).expand(4, 3, 6))[1] == pytest.approx(0.0, abs=1e-6)
     certain = 240.0 * torch.eye(4).repeat(3, 1).view(4, 3, 4) - 120.0
-    assert_allclose(losses.action_statistics(certain)[1], math.log(4), rtol=1e-6)
+    assert_allclose(distributions.action_statistics(certain)[1], math.log(4), rtol=1e-6)
 
 
 # Sampling
@@ -371,7 +371,7 @@ def test_sampled_actions_have_the_policys_frequencies() -> None:
 def test_sampled_log_probabilities_are_those_of_the_losses() -> None:
     logits = normal(50, 4)
     actions, log_probs = sample(logits.numpy(), np.random.default_rng(0).random(len(logits)))
-    assert_allclose(log_probs, losses.log_prob(logits, torch.from_numpy(actions)), rtol=1e-5, atol=1e-6)
+    assert_allclose(log_probs, distributions.log_prob(logits, torch.from_numpy(actions)), rtol=1e-5, atol=1e-6)
 
 
 def test_fault_27_extreme_logits_sample_the_certain_action() -> None:

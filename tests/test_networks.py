@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_envs import make_network
 
-from cdrl_pl import losses
+from cdrl_pl import distributions, losses
 from cdrl_pl.envs import EnvSpec
 from cdrl_pl.networks import AlignmentNetwork, NetworkConfig, PolicyNetwork
 from cdrl_pl.types import PolicyOutput
@@ -183,7 +183,7 @@ def test_distillation_trains_trunk_memory_and_its_own_head_only() -> None:
 def test_reinforcement_does_not_train_the_distillation_head() -> None:
     network = make("mlp")
     output = network(*inputs(network))
-    loss = losses.entropy(output.logits).sum() + output.values.square().sum()
+    loss = distributions.entropy(output.logits).sum() + output.values.square().sum()
     assert trained_parts(network, loss) == {"trunk", "lstm", "policy_head", "value_head"}
 
 

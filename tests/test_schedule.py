@@ -9,9 +9,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from cdrl_pl.schedule import Schedule, WeightConfig, aligns, distils, linear, phase, running, weight_at
+from cdrl_pl.schedule import Schedule, aligns, distils, linear, running
+from cdrl_pl.transfer.weighting import WeightConfig, weight_at
 
 STEPS = st.integers(0, 2**40)
+
+
+def phase(schedule: Schedule, env_steps: int) -> str:
+    """A word for what the pure functions say at T."""
+    if not running(schedule, env_steps):
+        return "stopped"
+    if distils(schedule, env_steps):
+        return "distil"
+    return "align" if aligns(schedule, env_steps) else "reinforce"
 
 
 @st.composite

@@ -7,8 +7,10 @@ import importlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from cdrl_pl.checks import ConfigError
 
-class EnvError(ValueError):
+
+class EnvError(ConfigError):
     """An environment that cannot be used, with the reason and what is allowed."""
 
 

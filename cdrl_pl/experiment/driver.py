@@ -16,7 +16,7 @@ from cdrl_pl.experiment.display import Display
 from cdrl_pl.experiment.folder import EXPERIMENT, FINGERPRINT, LOCK, lock
 from cdrl_pl.experiment.plan import Arm, Experiment, ExperimentError
 from cdrl_pl.experiment.run import COMMAND, Run, environment
-from cdrl_pl.fingerprint import Fingerprint, code_hash, fingerprint
+from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, fingerprint
 
 SET_ASIDE = "set_aside"
 POLL = 0.5  # seconds
@@ -165,8 +165,9 @@ def check_fair(experiment: Experiment, arm: Arm, config: dict[str, Any]) -> None
             f"agent is {experiment.agent!r}, which does not learn in arm {arm.name}; there learn {', '.join(learning)}"
         )
     callbacks = config["trainer"].get("callbacks") or []
-    if not any(c["class_path"].endswith("EnvStepsCheckpoint") for c in callbacks):
-        raise ExperimentError(f"arms.{arm.name}: no callbacks.EnvStepsCheckpoint, so no final policy would be left")
+    checkpoints = any(c["class_path"].endswith("EnvStepsCheckpoint") for c in callbacks)
+    if config["trainer"].get("enable_checkpointing") is False and not checkpoints:
+        raise ExperimentError(f"arms.{arm.name}: trainer.enable_checkpointing is false: no final policy would be left")
     if any((c.get("init_args") or {}).get("stop") is True for c in callbacks):
         raise ExperimentError(
             f"arms.{arm.name}: a callback has stop: true and may end a run before T_max; arms have the same budget"

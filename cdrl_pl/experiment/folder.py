@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdrl_pl.checkpoints import Checkpoint, is_whole, saved
-from cdrl_pl.files import write_json
-from cdrl_pl.fingerprint import Fingerprint
+from cdrl_pl.storage.atomic import write_json
+from cdrl_pl.storage.checkpoints import Checkpoint, is_whole, saved
+from cdrl_pl.storage.fingerprint import Fingerprint
 
 SCORES, FINGERPRINT, LOG, LOCK = "scores.json", "fingerprint.json", "log.txt", ".lock"
 EXPERIMENT = "experiment.yaml"

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from cdrl_pl.options import nearest
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.spelling import nearest
 
 DECIDED = (
     "--T_max", "--model.T_max", "--seed", "--seed_everything", "--data.seed", "--ckpt_path", "--config", "--episodes",
@@ -17,7 +18,7 @@ DECIDED = (
 )  # fmt: skip
 
 
-class ExperimentError(ValueError):
+class ExperimentError(ConfigError):
     """An experiment that cannot be run or read, with the reason and what is allowed."""
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, lock
 from cdrl_pl.experiment.plan import Arm, Experiment
-from cdrl_pl.fingerprint import Fingerprint
+from cdrl_pl.storage.fingerprint import Fingerprint
 
 COMMAND = (sys.executable, "-m", "cdrl_pl")
-RUN_VERSION = "CDRL_PL_RUN_VERSION"  # as in cdrl_pl.cli: the name of the folder that a command writes to
+RUN_VERSION = "CDRL_PL_RUN_VERSION"  # as in cdrl_pl.cli.main: the name of the folder that a command writes to
 EVALUATION_SEED = 1_000_003  # added to the run's seed: no seed it trained on, and the same for every arm
 SAVING = 60.0  # seconds that a run may take to save and end when it is told to
 

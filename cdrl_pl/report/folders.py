@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from cdrl_pl.experiment.folder import RunFolder
-from cdrl_pl.reading import READINGS
+from cdrl_pl.presets import PRESETS
 from cdrl_pl.report.run_data import Array, Attempt, Edge, ReportError, RunData
 
 METRICS, ACTIONS, CONFIG = "metrics.csv", "action_distributions.jsonl", "config.yaml"
@@ -92,7 +92,7 @@ def environments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def transfers(config: dict[str, Any]) -> dict[str, Edge]:
     """Every transfer of a resolved config by its name in the logs."""
     model = config.get("model", {})
-    preset = READINGS.get(model.get("preset", "paper"), READINGS["paper"])
+    preset = PRESETS.get(model.get("preset", "paper"), PRESETS["paper"])
     found = {}
     for transfer in model.get("transfers") or []:
         marks = {}

@@ -6,11 +6,11 @@ import base64
 from html import escape
 from pathlib import Path
 
-from cdrl_pl.files import write_whole
 from cdrl_pl.report import tables
 from cdrl_pl.report.figures import DARK, FIGURES, LIGHT, draw
 from cdrl_pl.report.runs import Comparison
 from cdrl_pl.report.tables import Table
+from cdrl_pl.storage.atomic import write_whole
 
 CAPTIONS = {
     "learning_curves": "Mean over runs (thick), every run (thin), and a pointwise 95 % bootstrap band over runs. Each "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cdrl_pl.fingerprint import Fingerprint
+from cdrl_pl.storage.fingerprint import Fingerprint
 
 Array = np.ndarray[Any, Any]
 

@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from cdrl_pl.files import write_whole
-from cdrl_pl.fingerprint import Fingerprint
 from cdrl_pl.report.run_data import ArmData, Array, Attempt, Edge, ReportError, RunData
+from cdrl_pl.storage.atomic import write_whole
+from cdrl_pl.storage.fingerprint import Fingerprint
 
 TABLE = "runs.csv.gz"
 FORMAT = 1

@@ -10,10 +10,10 @@ from typing import Any
 from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
 from cdrl_pl.experiment.folder import EXPERIMENT, RunFolder
 from cdrl_pl.experiment.plan import Experiment, Published, read_recorded
-from cdrl_pl.files import write_whole
 from cdrl_pl.report.folders import has_run, read_run
 from cdrl_pl.report.run_data import ArmData, ReportError, RunData
 from cdrl_pl.report.run_table import TABLE, Settings, Table, read_table, write_table
+from cdrl_pl.storage.atomic import write_whole
 
 
 @dataclass(frozen=True)

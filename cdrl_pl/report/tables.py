@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cdrl_pl.fingerprint import config_hash
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.figures import short
 from cdrl_pl.report.run_data import ArmData, RunData
 from cdrl_pl.report.runs import Comparison
+from cdrl_pl.storage.fingerprint import config_hash
 
 ENOUGH = 5  # runs per arm
 # How often the bootstrap interval of a difference holds the truth: simulated, 2,000 draws, two arms of N normal scores.

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvSpec
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts.slots import SharedWeights
+from cdrl_pl.rollouts.shared_memory import SharedWeights
 
 Array = np.ndarray[Any, Any]
 
@@ -73,13 +74,3 @@ class LocalActor:
         resets = torch.zeros(len(copies), dtype=torch.bool)
         _, values, _ = self._network.act(torch.from_numpy(obs).clone(), self.state[torch.from_numpy(copies)], resets)
         return values.numpy()
-
-
-def sample(logits: Array, draws: Array) -> tuple[Array, Array]:
-    """Actions [B] from softmax(logits [B, A]) by inverse transform of ``draws`` [B], uniform in [0, 1); and their log
-    probabilities [B]."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    edges = np.exp(log_p, dtype=np.float64).cumsum(-1)
-    actions = (edges <= draws[:, None] * edges[:, -1:]).sum(-1)
-    return actions, np.take_along_axis(log_p, actions[:, None], -1)[:, 0]

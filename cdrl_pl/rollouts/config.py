@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdrl_pl.checks import ConfigError, check_options
+
 
 @dataclass
 class PoolConfig:
@@ -39,12 +41,12 @@ class PoolConfig:
     start_method: str = "forkserver"
 
     def __post_init__(self) -> None:
-        for name in ("workers", "copies", "steps", "queue", "hang_rollouts", "max_restarts"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"pool.{name} is {value}; it must be 1 or more")
-        if self.stall_timeout <= 0:
-            raise ValueError(f"pool.stall_timeout is {self.stall_timeout}; it must be above 0 seconds")
-        if self.start_method not in ("forkserver", "spawn"):
-            raise ValueError(f"pool.start_method is {self.start_method!r}; it must be 'forkserver' or 'spawn'")
+        counts = ("workers", "copies", "steps", "queue", "hang_rollouts", "max_restarts")
+        rows = [(name, (value := getattr(self, name)) is None or value >= 1, "1 or more") for name in counts]
+        rows += [
+            ("stall_timeout", self.stall_timeout > 0, "above 0 seconds"),
+            ("start_method", self.start_method in ("forkserver", "spawn"), "'forkserver' or 'spawn'"),
+        ]
+        check_options("pool.", self, rows)
         if self.concatenate and self.deterministic:
-            raise ValueError("pool.concatenate depends on timing; it cannot be used with pool.deterministic")
+            raise ConfigError("pool.concatenate depends on timing; it cannot be used with pool.deterministic")

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from cdrl_pl.envs import EnvConfig, EnvSpec
-from cdrl_pl.machine import workers_per_agent
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.rollouts import PRELOAD
 from cdrl_pl.rollouts.config import PoolConfig
-from cdrl_pl.rollouts.crew import Crew
-from cdrl_pl.rollouts.slots import SharedWeights, Slots, rollout_schema
-from cdrl_pl.rollouts.worker import Played, WorkerConfig
+from cdrl_pl.rollouts.protocol import RolloutReply, WorkerConfig
+from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, rollout_schema
+from cdrl_pl.rollouts.worker_group import WorkerGroup
+from cdrl_pl.system.fork_server import PRELOAD
+from cdrl_pl.system.hardware import workers_per_agent
 from cdrl_pl.types import Episode, Rollout, join
 
 
@@ -58,10 +58,12 @@ class Pool:
         worker = WorkerConfig(
             name, env, spec, network, config.steps, config.copies, bool(config.bf16), seed, self._slots, self._weights
         )
-        self._ready: deque[tuple[int, Played]] = deque()  # worker index and what it played, oldest first
+        self._ready: deque[tuple[int, RolloutReply]] = deque()  # worker index and what it played, oldest first
         self._held: list[tuple[int, int]] = []  # worker index and slot of the rollouts the learner has
         ready = self._ready  # not self: the workers end when the pool is dropped
-        self.crew = Crew(context, worker, config, lambda i, played: ready.append((i, played)), interrupted, clock)
+        self.worker_group = WorkerGroup(
+            context, worker, config, lambda i, played: ready.append((i, played)), interrupted, clock
+        )
         self._resume: dict[str, Any] | None = None
         self.version = 0
         self.epoch = 0  # times it was resumed with new episodes; part of every seed, so that no seed plays twice
@@ -71,9 +73,9 @@ class Pool:
 
     def start(self) -> None:
         """Starts the workers side by side; returns at once. Idempotent."""
-        if self.crew.workers:
+        if self.worker_group.workers:
             return
-        self.crew.start(self._count, (*self._seed, self.epoch))
+        self.worker_group.start(self._count, (*self._seed, self.epoch))
         if self._resume is not None:
             self._restore(self._resume)
             self._resume = None
@@ -81,11 +83,11 @@ class Pool:
             for index in range(self._count):
                 for slot in self._slots_of(index):
                     if (index, slot) not in self._held:
-                        self.crew.order(index, slot)
+                        self.worker_group.order(index, slot)
 
     def close(self) -> None:
         """Ends every worker within a bounded time. Idempotent."""
-        self.crew.close()
+        self.worker_group.close()
         self._ready.clear()
         self._held.clear()
 
@@ -103,14 +105,14 @@ class Pool:
         began = time.perf_counter()
         for index, slot in self._held:
             if not self.config.deterministic:
-                self.crew.order(index, slot)
+                self.worker_group.order(index, slot)
         self._held.clear()
         if self.config.deterministic and not self._ready:
             self._play_a_round()
         elif not self._ready:
-            self.crew.receive_until(lambda: bool(self._ready), "a rollout")
+            self.worker_group.receive_until(lambda: bool(self._ready), "a rollout")
         else:
-            self.crew.receive(0.0)
+            self.worker_group.receive(0.0)
         index, played = self._ready.popleft()
         parts = [self._rollout(index, played)]
         while self.config.concatenate:
@@ -126,19 +128,21 @@ class Pool:
     def _play_a_round(self) -> None:
         """One rollout of every worker, in their order."""
         for index in range(self._count):
-            self.crew.order(index, self._slots_of(index)[0])
-        self.crew.receive_until(lambda: len(self._ready) == self._count, "a round")
+            self.worker_group.order(index, self._slots_of(index)[0])
+        self.worker_group.receive_until(lambda: len(self._ready) == self._count, "a round")
         in_order = sorted(self._ready)
         self._ready.clear()
         self._ready.extend(in_order)
 
-    def _rollout(self, index: int, played: Played) -> Rollout:
+    def _rollout(self, index: int, played: RolloutReply) -> Rollout:
         self._held.append((index, played.slot))
         tensors = {k: torch.from_numpy(v) for k, v in self._slots[played.slot].items()}
         version = played.policy_version
-        return Rollout(
+        rollout = Rollout(
             **tensors, worker=index, policy_version=version, policy_lag=self.version - version, episodes=played.episodes
         )
+        rollout.check()
+        return rollout
 
     def publish(self, network: PolicyNetwork, version: int) -> None:
         """Gives the workers new weights, which they take at their next rollout."""
@@ -159,9 +163,9 @@ class Pool:
         if self._resume is not None:
             return self._resume  # loaded, and not played on since
         state: dict[str, Any] = {"epoch": self.epoch, "version": self.version}
-        if self.config.deterministic and self.crew.workers:
-            snapshots = self.crew.snapshots()
-            state["generations"] = [w.generation for w in self.crew.workers]
+        if self.config.deterministic and self.worker_group.workers:
+            snapshots = self.worker_group.snapshots()
+            state["generations"] = [w.generation for w in self.worker_group.workers]
             state["workers"] = [_to_tensors(snapshot) for snapshot in snapshots]
             state["ready"] = [
                 {"worker": index, "played": [p.slot, p.policy_version, p.play_seconds, p.wait_seconds],
@@ -185,13 +189,13 @@ class Pool:
                 f"the checkpoint of {self.name} was played by {len(state['workers'])} workers, pool.workers is "
                 f"{self._count}; a deterministic run goes on only with as many"
             )
-        self.crew.restore([_to_arrays(snapshot) for snapshot in state["workers"]], state["generations"])
+        self.worker_group.restore([_to_arrays(snapshot) for snapshot in state["workers"]], state["generations"])
         for entry in state["ready"]:
             slot, version, play_seconds, wait_seconds = entry["played"]
             for name, values in entry["arrays"].items():
                 self._slots[slot][name][...] = values.numpy()
             episodes = tuple(Episode(*e) for e in entry["episodes"])
-            self._ready.append((entry["worker"], Played(slot, version, episodes, play_seconds, wait_seconds)))
+            self._ready.append((entry["worker"], RolloutReply(slot, version, episodes, play_seconds, wait_seconds)))
 
 
 def _to_tensors(tree: Any) -> Any:

@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import os
 import signal
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
-from enum import Enum
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
 
-from cdrl_pl.envs import EnvConfig, EnvSpec, make_game
-from cdrl_pl.machine import use_one_thread
-from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.envs import make_game
 from cdrl_pl.rollouts.actor import Actor, LocalActor
-from cdrl_pl.rollouts.slots import SharedWeights, Slots
+from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
+from cdrl_pl.system.hardware import use_one_thread
+from cdrl_pl.system.processes import Failure, die_with_the_trainer
 from cdrl_pl.types import Episode
 
 Array = np.ndarray[Any, Any]
 
 
-class Command(Enum):
-    """What the pool asks of a worker."""
-
-    PLAY = "play"  # argument: the slot to fill
-    SNAPSHOT = "snapshot"
-    RESTORE = "restore"  # argument: a snapshot
-    CLOSE = "close"
-
-
-class Reply(Enum):
-    """What a worker answers."""
-
-    READY = "ready"
-    ROLLOUT = "rollout"
-    SNAPSHOT = "snapshot"
-    ERROR = "error"
-
-
-class Played(NamedTuple):
-    """The reply to PLAY."""
-
-    slot: int
-    policy_version: int
-    episodes: tuple[Episode, ...]
-    play_seconds: float
-    wait_seconds: float  # waiting for a free slot before it
-    generation: int = 0  # of the worker, counted by the pool
-
-
-class Failure(NamedTuple):
-    """An exception in a worker, as text, since its class may not exist in the trainer."""
-
-    kind: str
-    text: str
-    traceback: str
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """Everything a worker needs to know; sent to its process once."""
-
-    name: str
-    env: EnvConfig
-    spec: EnvSpec
-    network: NetworkConfig
-    steps: int  # T
-    copies: int  # B
-    bf16: bool
-    entropy: tuple[int, ...]  # of the SeedSequence of this worker's own randomness
-    slots: Slots = field(repr=False)
-    weights: SharedWeights = field(repr=False)
-
-
-class Player:
+class EnvironmentLoop:
     """B games, the actor that decides for them (a ``LocalActor`` unless given), and where each stands."""
 
     def __init__(self, config: WorkerConfig, actor: Actor | None = None) -> None:
@@ -167,14 +110,6 @@ class Player:
             game.close()
 
 
-def die_with_the_trainer() -> None:
-    """Waits for the trainer's end, then ends this process."""
-    parent = mp.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
 def worker_main(config: WorkerConfig, connection: Connection) -> None:
     """The process: answers commands until told to close, or until the trainer is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
@@ -182,7 +117,7 @@ def worker_main(config: WorkerConfig, connection: Connection) -> None:
     threading.Thread(target=die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
     use_one_thread()
     try:
-        player = Player(config)
+        player = EnvironmentLoop(config)
         connection.send((Reply.READY, None))
         while True:
             waited = time.perf_counter()
@@ -190,7 +125,7 @@ def worker_main(config: WorkerConfig, connection: Connection) -> None:
             if command is Command.PLAY:
                 began = time.perf_counter()
                 version, episodes = player.play(config.slots[argument])
-                played = Played(argument, version, tuple(episodes), time.perf_counter() - began, began - waited)
+                played = RolloutReply(argument, version, tuple(episodes), time.perf_counter() - began, began - waited)
                 connection.send((Reply.ROLLOUT, played))
             elif command is Command.SNAPSHOT:
                 connection.send((Reply.SNAPSHOT, player.snapshot()))

@@ -1,0 +1,37 @@
+"""What every agent offers, whether it learns or is frozen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from cdrl_pl.agents.student import A3CLosses, LearnerConfig
+from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.types import PolicyOutput, Rollout
+
+
+class Agent(Protocol):
+    """A task, and a policy network that plays it."""
+
+    env: EnvConfig
+    spec: EnvSpec
+    network: PolicyNetwork
+    learner: LearnerConfig | None
+    """How it learns; None: it is frozen."""
+    certificated_at: int | None
+    """The decisions that a certificated agent had learned from, where its certificate says so."""
+
+    def __call__(self, rollout: Rollout) -> PolicyOutput:
+        """The network over all T+1 rows of a rollout."""
+
+    def reinforcement_losses(
+        self,
+        output: PolicyOutput,
+        rollout: Rollout,
+        time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
+        env_steps: int = 0,
+    ) -> A3CLosses | None:
+        """Its losses from its own rewards; None where it does not learn from them."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        """As of any module."""

@@ -1,0 +1,121 @@
+"""A certificated teacher: a folder with ``weights.safetensors`` and ``certificate.json``.
+
+Nothing in either file is executed or names anything to import. The certificate carries the SHA-256 of the weights file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
+from cdrl_pl.evaluation.score import Score
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.storage.atomic import write_json, write_whole
+from cdrl_pl.storage.fingerprint import versions
+from cdrl_pl.storage.verified import CertificateError, check_tensors, read, read_verified, record, sha256
+
+WEIGHTS, CERTIFICATE = "weights.safetensors", "certificate.json"
+EXPECTED = "a teacher is a folder with it"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known of a teacher.
+
+    Attributes:
+        env: environment and preprocessing, resolved. spec: shapes and action meanings. network: structure.
+        evaluation: "sampled" and "greedy" scores of the frozen policy, each with its protocol.
+        training: env_steps, seed, threshold and mean return that certificated it.
+        versions: of what trained it. sha256: of the weights file.
+    """
+
+    env: EnvConfig
+    spec: EnvSpec
+    network: NetworkConfig
+    evaluation: dict[str, Score]
+    training: dict[str, Any]
+    versions: dict[str, str]
+    sha256: str
+    format: int = FORMAT
+
+
+def save_certificate(
+    folder: str | Path,
+    network: PolicyNetwork,
+    env: EnvConfig,
+    spec: EnvSpec,
+    evaluation: dict[str, Score],
+    training: dict[str, Any],
+) -> Certificate:
+    """Writes a teacher, each file whole or not at all, and returns its certificate."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+    env = resolve(env)
+    env = replace(env, id=env.id.rpartition(":")[2])  # a certificate names nothing to import
+    certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
+    write_whole(folder / WEIGHTS, weights)
+    write_json(folder / CERTIFICATE, asdict(certificate))
+    return certificate
+
+
+def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]]:
+    """The certificate and the weights of a teacher, verified.
+
+    Raises:
+        CertificateError: a file is missing or malformed, the checksum does not match, or the weights are not of the
+            network that the certificate names.
+    """
+    folder = Path(folder)
+    text = read(folder / CERTIFICATE, EXPECTED)
+    try:
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise CertificateError(
+                f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read"
+            )
+        certificate = Certificate(
+            env=record(EnvConfig, content["env"]),
+            spec=record(EnvSpec, content["spec"]),
+            network=record(NetworkConfig, content["network"]),
+            evaluation={k: record(Score, v) for k, v in content["evaluation"].items()},
+            training=dict(content["training"]),
+            versions=dict(content["versions"]),
+            sha256=str(content["sha256"]),
+        )
+        if unknown := set(content) - {f.name for f in fields(Certificate)}:
+            raise CertificateError(f"{folder / CERTIFICATE} has unknown fields: {', '.join(sorted(unknown))}")
+        if ":" in certificate.env.id:
+            raise CertificateError(f"{folder / CERTIFICATE}: env.id {certificate.env.id!r} names a module; refused")
+    except CertificateError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CertificateError(
+            f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}"
+        ) from None
+    weights = read_verified(folder / WEIGHTS, certificate.sha256, EXPECTED)
+    _check_shapes(folder / WEIGHTS, certificate)
+    return certificate, load_tensors(weights)
+
+
+def _check_shapes(path: Path, certificate: Certificate) -> None:
+    """Compares names, shapes and types before anything of their size is allocated."""
+    spec, network = certificate.spec, certificate.network
+    sizes = (*spec.obs_shape, network.channels, network.hidden, network.lstm, spec.num_actions)
+    if not spec.obs_shape or min(*spec.obs_shape, spec.num_actions) < 1 or max(sizes) > 2**14 or network.depth > 100:
+        raise CertificateError(f"{path.parent / CERTIFICATE}: sizes {str(sizes)[:200]}, depth {network.depth}: refused")
+    try:
+        with torch.device("meta"):
+            expected = PolicyNetwork(network, spec.obs_shape, spec.num_actions).state_dict()
+    except (ValueError, RuntimeError) as error:
+        raise CertificateError(f"{path.parent / CERTIFICATE}: {error}") from None
+    check_tensors(path, expected, "the network that the certificate names")

@@ -1,0 +1,96 @@
+"""A frozen expert that is loaded from its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+
+from cdrl_pl.agents.certificate import load_certificate
+from cdrl_pl.agents.student import LearnerConfig
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.types import PolicyOutput, Rollout
+
+
+class CertificatedAgent(pl.LightningModule):
+    """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
+
+    Args:
+        folder: with both files.
+        actions: as which of its own each action plays; null: its own.
+        env: the task it plays; null: the one it was certificated on.
+
+    Raises:
+        CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
+        ConfigError: ``actions`` leaves one of its actions out, or names one that it does not have.
+        EnvError: ``env`` cannot be used, or the policy does not fit it.
+    """
+
+    learner: LearnerConfig | None = None
+
+    def __init__(
+        self, folder: str | Path, actions: tuple[int, ...] | None = None, env: EnvConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.certificate, weights = load_certificate(folder)
+        env_steps = self.certificate.training.get("env_steps")
+        self.certificated_at: int | None = env_steps if isinstance(env_steps, int) else None
+        self.env, self.spec = self.certificate.env, self.certificate.spec
+        self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
+        self.network.load_state_dict(weights)
+        if actions is not None:
+            self._relabel(actions)
+        if env is not None:
+            own, self.env, self.spec = self.spec, env, describe(env)
+            _check_fits(folder, own, env.id, self.spec)
+        self.requires_grad_(False)
+
+    def _relabel(self, actions: tuple[int, ...]) -> None:
+        """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
+        count = self.spec.num_actions
+        if set(actions) != set(range(count)):
+            raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
+        own = self.env.actions or range(count)
+        self.env = replace(self.env, actions=tuple(own[i] for i in actions))
+        self.spec = replace(self.spec, action_meanings=tuple(self.spec.action_meanings[i] for i in actions))
+        old, index = self.network, list(actions)
+        self.network = PolicyNetwork(old.config, old.obs_shape, len(actions))
+        weights = old.state_dict()
+        for head in ("policy_head", "distill_head"):
+            share = torch.tensor([float(actions.count(i)) for i in actions]).log()
+            weights[f"{head}.weight"] = weights[f"{head}.weight"][index]
+            weights[f"{head}.bias"] = weights[f"{head}.bias"][index] - share
+        self.network.load_state_dict(weights)
+
+    def forward(self, rollout: Rollout) -> PolicyOutput:
+        """The network over all T+1 rows of a rollout."""
+        with torch.no_grad():
+            output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
+        return output
+
+    def reinforcement_losses(
+        self,
+        output: PolicyOutput,
+        rollout: Rollout,
+        time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
+        env_steps: int = 0,
+    ) -> None:
+        """None: it does not learn."""
+
+
+def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) -> None:
+    if env.obs_shape != policy.obs_shape or env.obs_dtype != policy.obs_dtype:
+        raise EnvError(
+            f"the policy of {folder} reads {policy.obs_dtype} observations of shape {policy.obs_shape}, "
+            f"{task} gives {env.obs_dtype} of shape {env.obs_shape}; they must be equal"
+        )
+    if env.num_actions != policy.num_actions:
+        raise EnvError(
+            f"the policy of {folder} chooses among {policy.num_actions} actions ({', '.join(policy.action_meanings)}), "
+            f"{task} has {env.num_actions} ({', '.join(env.action_meanings)}); their numbers must be equal"
+        )

@@ -1,0 +1,62 @@
+"""``python -m cdrl_pl experiment FILE``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from cdrl_pl.cli.options import OptionParser
+from cdrl_pl.experiment.driver import Driver
+from cdrl_pl.experiment.plan import ExperimentError, read_experiment
+from cdrl_pl.experiment.run import COMMAND
+
+ABOUT = """\
+Runs what is missing of an experiment: every arm with every seed, seed by seed, each run as a process of its own in
+FOLDER/<arm>/seed-<n>/; then scores the frozen final policy, sampled and greedy, on fresh environments.
+
+The same command goes on after any interruption, from each run's newest checkpoint. Runs of other code, configs or
+versions are never mixed into an arm: that is an error which says what differs."""
+
+
+def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
+    """The exit code: 0 where every run is done, 1 where one failed, 143 where it was told to end.
+
+    Raises:
+        SystemExit: 2 where an option, the file or the folder is wrong, with the reason on the standard error.
+    """
+    parser = OptionParser("experiment", ABOUT)
+    parser.add_argument("file", metavar="FILE", help="the experiment, such as configs/experiments/cartpole.yaml")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--folder", metavar="DIR", help="where runs go, instead of the file's folder")
+    parser.add_argument(
+        "--set-aside", action="store_true", help="move runs that differ out of the way; none is deleted"
+    )
+    given = parser.read(arguments)
+    signal.signal(signal.SIGTERM, _told_to_end)
+    try:
+        experiment = read_experiment(given.file)
+        if given.folder:
+            experiment = replace(experiment, folder=Path(given.folder))
+        driver = Driver(experiment, Path(given.file), given.jobs, command, given.set_aside)
+    except (ExperimentError, OSError) as error:
+        parser.error(str(error))
+    try:
+        failed = driver.run()
+    except KeyboardInterrupt:
+        driver.display.say("interrupted; the same command goes on")
+        return 130
+    finally:
+        driver.close()
+    driver.display.say(f"{len(driver.runs) - len(failed)} of {len(driver.runs)} runs done")
+    driver.display.say(f"python -m cdrl_pl report {experiment.folder}")
+    for run in failed:
+        driver.display.say(f"failed: {run.name}: {run.reason}; see {run.folder.path / 'log.txt'}")
+    return 1 if failed else 0
+
+
+def _told_to_end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

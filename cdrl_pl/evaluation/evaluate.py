@@ -1,0 +1,178 @@
+"""Frozen policies played on fresh environments: the one environment loop of evaluations and videos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from cdrl_pl.distributions import sample
+from cdrl_pl.envs import EnvConfig, Game, describe, make_game
+from cdrl_pl.evaluation.score import Score
+from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.system.processes import in_processes
+from cdrl_pl.types import Episode
+
+TICK_SECONDS = 0.5  # between two signs of life of an evaluation
+
+
+class CopyQuota(NamedTuple):
+    """What one copy of the environment plays in an evaluation."""
+
+    env_seed: np.random.SeedSequence
+    sampling_seed: np.random.SeedSequence
+    episodes: int
+
+
+def evaluate(
+    network: PolicyNetwork,
+    env: EnvConfig,
+    episodes: int = 100,
+    greedy: bool = False,
+    seed: int = 0,
+    copies: int = 16,
+    interrupted: Callable[[], bool] = lambda: False,
+    processes: int = 1,
+) -> Score:
+    """Plays exactly ``episodes`` episodes; every copy plays a fixed share, so short episodes are not favoured.
+
+    Args:
+        network: used as it is, without gradient: on its own device, or on the CPU in several processes.
+        env: the task; ``noop_max`` in it gives random starts.
+        episodes: how many, over all copies.
+        greedy: the most probable action instead of a sampled one.
+        seed: of the environments and of the sampling.
+        copies: environments played side by side.
+        interrupted: asked twice a second whether the evaluation should end.
+        processes: that share the copies; 1 plays them here. Copies have randomness of their own, so the number of
+            processes changes a score only through the rounding of logits.
+
+    Raises:
+        KeyboardInterrupt: ``interrupted`` said so.
+        ProcessError: a process failed.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; it must be 1 or more")
+    quotas = share_out(episodes, min(copies, episodes), seed)
+    if processes == 1:
+
+        def tick() -> None:
+            if interrupted():
+                raise KeyboardInterrupt("the evaluation was told to end")
+
+        played = play(network, env, quotas, greedy, tick)
+    else:
+        weights = {name: value.numpy(force=True) for name, value in network.state_dict().items()}
+        shares = [_Share(network.config, weights, env, quotas[i::processes], greedy) for i in range(processes)]
+        parts = in_processes(_play_share, [share for share in shares if share.quotas], interrupted)
+        played = [parts[b % processes][b // processes] for b in range(len(quotas))]
+    ended = [episode for copy in played for episode in copy]
+    returns = [episode.ret for episode in ended]
+    return Score(
+        episodes=len(ended),
+        mean=float(np.mean(returns)),
+        std=float(np.std(returns)),
+        mean_length=float(np.mean([episode.length for episode in ended])),
+        returns=tuple(returns),
+        policy="greedy" if greedy else "sampled",
+        seed=seed,
+        noop_max=env.noop_max,
+    )
+
+
+def share_out(episodes: int, copies: int, seed: int) -> list[CopyQuota]:
+    """Returns a fixed share of the episodes, and seeds of its own, for each copy."""
+    *env_seeds, own = np.random.SeedSequence(seed).spawn(copies + 1)
+    shares = [episodes // copies + (b < episodes % copies) for b in range(copies)]
+    return [CopyQuota(*parts) for parts in zip(env_seeds, own.spawn(copies), shares, strict=True)]
+
+
+def play(
+    network: PolicyNetwork,
+    env: EnvConfig,
+    quotas: Sequence[CopyQuota],
+    greedy: bool,
+    tick: Callable[[], None] = lambda: None,
+    watch: Callable[[Game], None] | None = None,
+    max_steps: int | None = None,
+) -> list[list[Episode]]:
+    """Returns the episodes of every quota, in the order in which its copy played them.
+
+    Args:
+        network: decides; its recurrent state begins anew with every episode.
+        env: the task.
+        quotas: one for each copy of the environment that is played side by side.
+        greedy: the most probable action instead of a sampled one.
+        tick: called about twice a second as the copies get on; what it raises ends the evaluation.
+        watch: called with each game after its reset and after each step, the last one of an episode included; where
+            given, the games can be drawn.
+        max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
+    """
+    device = next(network.parameters()).device
+    games = [make_game(env, int(q.env_seed.generate_state(1)[0]), render=watch is not None) for q in quotas]
+    rngs = [np.random.Generator(np.random.PCG64(q.sampling_seed)) for q in quotas]
+    left = np.array([q.episodes for q in quotas])
+    spec = games[0].spec
+    obs = np.zeros((len(games), *spec.obs_shape), spec.obs_dtype)
+    resets, state = np.ones(len(games), bool), network.initial_state(len(games), device)
+    totals, lengths, steps = np.zeros(len(games)), np.zeros(len(games), np.int64), 0
+    played: list[list[Episode]] = [[] for _ in quotas]
+    ticked = 0.0
+    try:
+        for game, out in zip(games, obs, strict=True):
+            game.reset(out)
+            if watch is not None:
+                watch(game)
+        while left.any():
+            if time.monotonic() - ticked > TICK_SECONDS:
+                tick()
+                ticked = time.monotonic()
+            live = np.flatnonzero(left)
+            with torch.inference_mode():
+                logits, _, state[live] = network.act(
+                    torch.from_numpy(obs[live]).to(device), state[live], torch.from_numpy(resets[live]).to(device)
+                )
+            values = logits.float().cpu().numpy()
+            actions = values.argmax(-1) if greedy else sample(values, np.array([rngs[b].random() for b in live]))[0]
+            resets[:] = False
+            steps += 1
+            for b, action in zip(live.tolist(), actions.tolist(), strict=True):
+                reward, terminated, truncated = games[b].step(action, obs[b])
+                totals[b] += reward
+                lengths[b] += 1
+                if watch is not None:
+                    watch(games[b])
+                if terminated or truncated or steps == max_steps:
+                    played[b].append(Episode(float(totals[b]), int(lengths[b])))
+                    totals[b], lengths[b], resets[b] = 0.0, 0, True
+                    left[b] = 0 if steps == max_steps else left[b] - 1
+                    if left[b]:
+                        games[b].reset(obs[b])
+                        if watch is not None:
+                            watch(games[b])
+    finally:
+        for game in games:
+            game.close()
+    return played
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process plays."""
+
+    network: NetworkConfig
+    weights: dict[str, np.ndarray[Any, Any]]
+    env: EnvConfig
+    quotas: list[CopyQuota]
+    greedy: bool
+
+
+def _play_share(share: _Share, tick: Callable[[], None]) -> list[list[Episode]]:
+    spec = describe(share.env)
+    network = PolicyNetwork(share.network, spec.obs_shape, spec.num_actions).eval()
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in share.weights.items()})
+    return play(network, share.env, share.quotas, share.greedy, tick)

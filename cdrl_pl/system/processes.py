@@ -1,0 +1,119 @@
+"""Independent jobs side by side, each in a process of its own. Nothing here waits without a bound."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, TypeVar
+
+from cdrl_pl.system.fork_server import start_fork_server
+from cdrl_pl.system.hardware import use_one_thread
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Tick = Callable[[], None]
+
+STALL = 120.0  # seconds
+TICK = None  # the message of a job that gets on; a result comes as a tuple of one
+
+
+class Failure(NamedTuple):
+    """An exception in a worker, as text, since its class may not exist in the trainer."""
+
+    kind: str
+    text: str
+    traceback: str
+
+
+class ProcessError(RuntimeError):
+    """A job raised, its process died, or it made no progress; with its own error and traceback."""
+
+
+def die_with_the_trainer() -> None:
+    """Waits for the trainer's end, then ends this process."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def in_processes(
+    function: Callable[[Job, Tick], Result],
+    jobs: Sequence[Job],
+    interrupted: Callable[[], bool] = lambda: False,
+    stall: float = STALL,
+) -> list[Result]:
+    """``function(job, tick)`` of every job, in the jobs' order; on one thread each. All processes end with the call.
+
+    Args:
+        function: importable by name, as everything it is sent; it calls ``tick`` as it gets on.
+        interrupted: asked twice a second. stall: seconds without a tick of any job after which the call ends.
+
+    Raises:
+        ProcessError: see there. KeyboardInterrupt: ``interrupted`` said so.
+    """
+    start_fork_server()
+    context: Any = mp.get_context("forkserver")
+    processes: list[Any] = []
+    channels: list[Any] = []
+    results: dict[int, Result] = {}
+    try:
+        for job in jobs:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_main, args=(function, job, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            channels.append(ours)
+        deadline = time.monotonic() + stall
+        while len(results) < len(jobs):
+            if interrupted():
+                raise KeyboardInterrupt("told to end")
+            missing = {channels[i]: i for i in range(len(jobs)) if i not in results}
+            ready: list[Any] = wait(list(missing), 0.5)
+            if ready:
+                deadline = time.monotonic() + stall
+            elif time.monotonic() > deadline:
+                raise ProcessError(f"{len(missing)} of {len(jobs)} jobs made no progress for {stall:g} s")
+            for channel in ready:
+                index = missing[channel]
+                try:
+                    message = channel.recv()
+                except EOFError:
+                    processes[index].join(5.0)
+                    raise ProcessError(
+                        f"the process of job {index} died (exit code {processes[index].exitcode})"
+                    ) from None
+                if isinstance(message, Failure):
+                    raise ProcessError(f"{message.kind}: {message.text}\n{message.traceback}")
+                if message is not TICK:
+                    (results[index],) = message
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join(5.0)
+        for channel in channels:
+            channel.close()
+    return [results[i] for i in range(len(jobs))]
+
+
+def _main(function: Callable[[Any, Tick], Any], job: Any, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=die_with_the_trainer, daemon=True).start()
+    use_one_thread()
+    with suppress(ConnectionError):  # the trainer has left
+        try:
+            connection.send((function(job, lambda: connection.send(TICK)),))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            connection.send(Failure(type(error).__name__, str(error), traceback.format_exc()))

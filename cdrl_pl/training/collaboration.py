@@ -1,0 +1,294 @@
+"""The graph of agents and transfers: the root module, which owns the clocks, steps the optimizers and logs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
+
+from cdrl_pl import metric_names
+from cdrl_pl.agents.agent import Agent
+from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.envs import resolve
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.presets import PresetOverrides, resolve_preset
+from cdrl_pl.training.batch import Batch
+from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
+from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
+from cdrl_pl.training.optimizers import Optimizers
+from cdrl_pl.training.run_log import Episodes, RunLog
+from cdrl_pl.training.switches import TransferSwitch
+from cdrl_pl.training.update import Taught, Update
+from cdrl_pl.transfer.controls import Control
+from cdrl_pl.transfer.transfer import Phase, Transfer, TransferConfig
+from cdrl_pl.types import Episode, Rollout
+
+CHECKPOINT = "collaboration"  # the key of what this module adds to a checkpoint
+FORMAT = 2  # of that; format 1 was that of version 0.1
+
+
+class Collaboration(pl.LightningModule):
+    """Agents that learn from their own rewards and teach each other along transfers (paper section 4, Algorithm 1).
+
+    Every system of the paper is one such graph: one agent and no transfer is A3C; a certificated teacher, a student and
+    a transfer is online transfer; two learning agents and a transfer is the collaboration.
+
+    Args:
+        agents: by name: each learns in an environment, or is a frozen expert from a certificate.
+        transfers: who teaches whom, from when to when.
+        T_max: decisions of every learning agent at which the run ends, over all workers and ranks.
+        preset: "paper" for the text's reading of its open points, "code" for the authors' program.
+        preset_overrides: single points to take differently from the preset.
+        log_every: decisions between two log lines.
+        window: training episodes in the reported mean return.
+        T1: decisions of the student at which alignment training starts, for every transfer; null: as each says.
+        T2: decisions of the student at which distillation starts, for every transfer; null: as each says.
+        stop: decisions of the student at which both end, for every transfer, or "never"; null: as each says.
+        control: a stand-in for the teacher in every transfer: none, random, shuffled, constant, lagged or own; null: as
+            each transfer says.
+        weight: of the distillation loss beside the reinforcement loss, without unit, for every transfer; 0 computes
+            everything and distils nothing; null: as each says.
+
+    Raises:
+        ConfigError: a graph that cannot be, naming the option, its value and what is allowed; before any worker starts.
+    """
+
+    def __init__(
+        self,
+        agents: dict[str, AgentConfig],
+        transfers: list[TransferConfig] | None = None,
+        T_max: int = 20_000_000,
+        preset: str = "paper",
+        preset_overrides: PresetOverrides | None = None,
+        log_every: int = 10_000,
+        window: int = 100,
+        T1: int | None = None,
+        T2: int | None = None,
+        stop: int | Literal["never"] | None = None,
+        control: Control | None = None,
+        weight: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.T_max, self.log_every, self.window = T_max, log_every, window
+        check_options(
+            "model.", self, [(o, getattr(self, o) >= 1, "1 or more") for o in ("T_max", "log_every", "window")]
+        )
+        options = {"T1": T1, "T2": T2, "stop": stop, "control": control, "weight": weight}
+        given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+        configs = [replace(transfer, **given) for transfer in transfers or []]
+        self.preset = resolve_preset(preset, preset_overrides or PresetOverrides())
+        check_graph(agents, configs, self.preset)
+        built = {name: build_agent(name, config) for name, config in agents.items()}
+        self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]
+        self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
+        tasks = {name: (resolve(a.env).id.rpartition(":")[2], a.spec.action_meanings) for name, a in built.items()}
+        self._transfers = nn.ModuleDict()
+        for config in configs:
+            teacher, student = built[config.teacher].network, built[config.student].network
+            self._transfers[config.name] = Transfer(config, teacher, student, self.preset, tasks)
+        self.env_steps = dict.fromkeys(self.playing, 0)
+        self.policy_version = 0
+        self.run_log = RunLog(self.playing, log_every, window)
+        self.evaluator = Evaluator(built, lambda: bool(self.trainer.received_sigterm))
+        self._optimizers = Optimizers(self, self.run_log.meter)
+        self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
+
+    # The graph
+
+    @property
+    def agents(self) -> dict[str, Agent]:
+        """Every agent by name."""
+        return dict(self._agents.items())  # type: ignore[arg-type]
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """Every transfer, in the config's order."""
+        return list(self._transfers.values())  # type: ignore[arg-type]
+
+    @property
+    def playing(self) -> dict[str, Agent]:
+        """The agents that play their environment: those that learn, and frozen ones that a transfer aligns to."""
+        taught = {t.config.student for t in self.transfers}
+        return {name: agent for name, agent in self.agents.items() if agent.learner is not None or name in taught}
+
+    def transfers_to(self, student: str) -> list[Transfer]:
+        """The transfers that teach this agent."""
+        return [t for t in self.transfers if t.config.student == student]
+
+    def ends(self, transfer: Transfer) -> tuple[PolicyNetwork, PolicyNetwork]:
+        """The networks of a transfer's teacher and student."""
+        agents = self.agents
+        return agents[transfer.config.teacher].network, agents[transfer.config.student].network
+
+    def policies(self) -> dict[str, PolicyNetwork]:
+        """The networks by which the workers play; ``policy_version`` counts their updates."""
+        return {name: agent.network for name, agent in self.playing.items()}
+
+    @property
+    def clock(self) -> int:
+        """T of the agents that play; equal for all of them, since their rollouts are taken together."""
+        return min(self.env_steps.values())
+
+    def phases(self) -> dict[str, Phase]:
+        """What each transfer is doing now, by what was switched on."""
+        return {t.name: t.phase(self.env_steps[t.config.student]) for t in self.transfers}
+
+    def setup(self, stage: str) -> None:
+        """Refuses to fit what has nothing to learn, or transfers that nothing switches on.
+
+        Raises:
+            ConfigError: naming what is missing.
+        """
+        if stage != "fit":
+            return
+        if not self.playing:
+            raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
+        switched = {c.what for c in self.trainer.callbacks if isinstance(c, TransferSwitch)}  # type: ignore[attr-defined]
+        for transfer in self.transfers:
+            for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
+                if needed and what not in switched:
+                    raise ConfigError(
+                        f"transfer {transfer.name}: no callback switches {what} on; add callbacks.AlignmentSchedule "
+                        "and callbacks.DistillationSchedule to trainer.callbacks"
+                    )
+            if self.agents[student := transfer.config.student].learner is None:
+                rank_zero_info(
+                    "%s is certificated: %s aligns to it, and past T2 distils nothing into it", student, transfer.name
+                )
+
+    # Learning
+
+    def configure_optimizers(self) -> list[torch.optim.Adam]:
+        """All of them from the start; see ``Optimizers.make``."""
+        return self._optimizers.make(self.agents, self.transfers)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One rollout of every playing agent: each learns from its own, and from those who teach it."""
+        self.run_log.statistics = batch.statistics
+        for name, rollout in batch.rollouts.items():
+            self._learn(name, rollout)
+            before = self.env_steps[name]
+            self.env_steps[name] += rollout.steps * rollout.copies * self.trainer.world_size
+            for transfer in self.transfers_to(name):
+                transfer.refresh_lagged_policy(before, self.env_steps[name], self.agents[name].network)
+            self.run_log.finished(name, rollout.episodes)
+            self.run_log.meter.add(metric_names.POLICY_LAG(name), float(rollout.policy_lag))
+        self.policy_version += 1
+        if self.run_log.due(self.clock):
+            self._log()
+        if self.clock >= self.T_max:
+            self._log()
+            self.trainer.should_stop = True
+
+    def _learn(self, name: str, rollout: Rollout) -> None:
+        """Every active teacher reads the rollout once; then the agent is updated on its copies, some at a time."""
+        agent, taught = self.agents[name], list[Taught]()
+        for transfer in self.transfers_to(name):
+            transfer.advance(self.env_steps[name], self.run_log.mean_return(name))
+            if transfer.active:
+                with self.run_log.meter.timed(metric_names.TIME_TEACHERS()):
+                    taught.append((transfer, transfer.teacher_logits(rollout, *self.ends(transfer))))
+        batch_copies = None if agent.learner is None else agent.learner.batch_copies
+        for copies in rollout.split(batch_copies):
+            self._update(
+                name,
+                agent,
+                rollout.select(copies),
+                [(transfer, logits[:, copies]) for transfer, logits in taught],
+                self._teacher_weights[name],
+                self.env_steps[name],
+            )
+
+    # Logs: with env_steps as the axis, every log_every decisions
+
+    def on_train_start(self) -> None:
+        """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
+        self._optimizers.set_initial_rates()
+        self.run_log.start(self.clock)
+
+    def _log(self) -> None:
+        if line := self.run_log.line(self.clock, self._gather):
+            for logger in self.loggers:
+                logger.log_metrics(line, step=self.clock)
+
+    def _gather(self, own: Episodes) -> Episodes:
+        """The episodes of all ranks."""
+        if self.trainer.world_size == 1:
+            return own
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+        return {name: [Episode(*e) for part in parts for e in part[name]] for name in own}
+
+    # Frozen policies
+
+    def on_test_start(self) -> None:
+        """Warns of agents that have learned nothing, which is seldom what was meant."""
+        learning = {name for name, agent in self.agents.items() if agent.learner is not None}
+        if untrained := [name for name in self.agents if name in learning and not self.env_steps[name]]:
+            names = ", ".join(untrained)
+            rank_zero_warn(f"no --ckpt_path was given: {names} will play with untrained, initial weights")
+
+    on_validation_start = on_predict_start = on_test_start
+
+    def validation_step(self, batch: EvaluationJob, batch_idx: int) -> None:
+        """Evaluates one frozen policy; logs mean and std of its returns."""
+        score = self.evaluator.evaluate(batch)
+        for key, value in (("mean", score.mean), ("std", score.std), ("episodes", score.episodes)):
+            self.log(f"{batch.agent}/{score.policy}/{key}", float(value), batch_size=1, rank_zero_only=True)
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder."""
+        if self.trainer.is_global_zero:
+            self.evaluator.save(Path(self.trainer.log_dir or self.trainer.default_root_dir), self.env_steps)
+
+    def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
+        """Records one episode of one agent as a video below the run's root folder; returns its path."""
+        return self.evaluator.record(batch, Path(self.trainer.default_root_dir))
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Clocks (ints), recent episodes and the teachers' recurrent states; weights and optimizers are Lightning's."""
+        checkpoint[CHECKPOINT] = {
+            "format": FORMAT,
+            "env_steps": dict(self.env_steps),
+            "policy_version": self.policy_version,
+            "run_log": self.run_log.state_dict(),
+            "optimizers": list(self._optimizers.names),
+            "transfers": {
+                t.name: {"teacher_states": dict(t.teacher.states), "weighting": t.weighting.state_dict()}
+                for t in self.transfers
+            },
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from ``on_save_checkpoint``.
+
+        Raises:
+            ConfigError: the checkpoint is of another graph, or of another version of this program.
+        """
+        state = checkpoint.get(CHECKPOINT)
+        if state is None or state.get("format") != FORMAT:
+            found = "no checkpoint of this program" if state is None else f"of format {state.get('format', 1)}"
+            raise ConfigError(f"the checkpoint is {found}; only format {FORMAT} can be resumed (cdrl-pl 0.1 wrote 1)")
+        for what, saved, here in (
+            ("agents", state["env_steps"], self.env_steps),
+            ("transfers", state["transfers"], self._transfers),
+        ):
+            if set(saved) != set(here):
+                raise ConfigError(f"the checkpoint has the {what} {', '.join(saved)}, the config {', '.join(here)}")
+        self.env_steps = {name: state["env_steps"][name] for name in self.env_steps}
+        self.policy_version = state["policy_version"]
+        self.run_log.load_state_dict(state["run_log"])
+        for transfer in self.transfers:
+            saved = state["transfers"][transfer.name]
+            transfer.teacher.states = dict(saved["teacher_states"])
+            transfer.weighting.load_state_dict(saved["weighting"])

@@ -1,0 +1,253 @@
+"""The rollout IterableDataset and its DataModule: one stream per agent, handed over together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import IterableDataset
+
+from cdrl_pl import metric_names
+from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.envs import check_drawn
+from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.rollouts.pool import Pool
+from cdrl_pl.system.hardware import cpu_has_bf16, keep_freed_memory, learner_threads, workers_per_agent
+from cdrl_pl.training.batch import Batch
+from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.evaluator import EvaluationJob
+
+
+class PolicySource(Protocol):
+    """Where the workers' policies come from."""
+
+    policy_version: int
+
+    @property
+    def global_rank(self) -> int:
+        """Of this process."""
+
+    def policies(self) -> dict[str, PolicyNetwork]:
+        """The network of every playing agent."""
+
+
+class RolloutDataset(IterableDataset[Batch]):
+    """Endless batches: one rollout of every playing agent, so that all agents' clocks T advance together.
+
+    It has a length (larger than any run) on purpose: without one, the trainer fetches a batch ahead, which would free
+    shared memory before it is learned from and add a policy lag. Fetching a batch frees the memory of the one before,
+    and publishes the newest weights to the workers.
+
+    Args:
+        pools: by agent.
+        source: of the policies that they play.
+    """
+
+    def __init__(self, pools: dict[str, Pool], source: PolicySource) -> None:
+        self.pools, self._source = pools, source
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            self._publish()
+            for pool in self.pools.values():
+                pool.start()
+            rollouts = {name: pool.next() for name, pool in self.pools.items()}
+            yield Batch(rollouts, statistics(self.pools))
+
+    def _publish(self) -> None:
+        policies = self._source.policies()
+        for name, pool in self.pools.items():
+            pool.publish(policies[name], self._source.policy_version)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every stream stands, on every rank."""
+        state = {name: pool.state_dict() for name, pool in self.pools.items()}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, state)
+        else:
+            states = [state]
+        return {"ranks": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``; a rank that was not there then starts as rank 0 stood, with its own seeds."""
+        rank = self._source.global_rank
+        states = state["ranks"]
+        if rank < len(states):
+            own = states[rank]
+        else:
+            own = {name: {k: s[k] for k in ("epoch", "version")} for name, s in states[0].items()}
+        for name, pool in self.pools.items():
+            if name in own:
+                pool.load_state_dict(own[name])
+
+
+class EvaluationJobs:
+    """What to evaluate. (A plain list would be taken for several loaders.)"""
+
+    def __init__(self, jobs: list[EvaluationJob]) -> None:
+        self.jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[EvaluationJob]:
+        return iter(self.jobs)
+
+
+class RolloutDataModule(pl.LightningDataModule):
+    """Starts and ends the workers of every playing agent of the model.
+
+    Args:
+        pool: how environments are played in training.
+        seed: of environments and actions, 0 or more; null takes ``seed_everything``'s.
+        learner_threads: threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
+        evaluation_episodes: episodes per agent and policy in ``validate`` and ``test``.
+        evaluation_agents: agents that those two play; null: all.
+        noop_max: random no-op starts in ``validate``, ``test`` and ``predict``; Atari only.
+    """
+
+    def __init__(
+        self,
+        pool: PoolConfig | None = None,
+        seed: int | None = None,
+        learner_threads: int | None = None,
+        evaluation_episodes: int = 100,
+        noop_max: int = 30,
+        evaluation_agents: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pool = pool or PoolConfig()
+        self.seed, self.learner_threads = seed, learner_threads
+        self.evaluation_episodes, self.noop_max = evaluation_episodes, noop_max
+        self.evaluation_agents = evaluation_agents
+        rows = (
+            ("learner_threads", learner_threads is None or learner_threads >= 1, "1 or more, or null"),
+            ("evaluation_episodes", evaluation_episodes >= 1, "1 or more"),
+        )
+        check_options("data.", self, rows)
+        self.pools: dict[str, Pool] = {}
+        self._dataset: RolloutDataset | None = None
+
+    @property
+    def _module(self) -> Collaboration:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, Collaboration)
+        return module
+
+    def resolved_seed(self) -> int:
+        """The seed in use."""
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def setup(self, stage: str) -> None:
+        """Makes the pools (their processes start with the first batch) and sets the learner's threads.
+
+        Raises:
+            EnvError: a video of an agent is wanted, and its task cannot be drawn.
+        """
+        if stage == "predict":
+            for agent in self._module.agents.values():
+                check_drawn(agent.env)
+        if stage != "fit" or self.pools:
+            return
+        module, trainer = self._module, self.trainer
+        assert trainer is not None
+        playing = module.playing
+        config = self._resolve(len(playing))
+        for index, (name, agent) in enumerate(playing.items()):
+            self.pools[name] = Pool(
+                name,
+                agent.env,
+                agent.spec,
+                agent.network.config,
+                config,
+                (self.resolved_seed(), trainer.global_rank, index),
+                lambda: bool(trainer.received_sigterm),
+            )
+        self._dataset = RolloutDataset(self.pools, module)
+
+    def _resolve(self, agents: int) -> PoolConfig:
+        """The pool with what the machine decides filled in; sets the learner's threads and says what was chosen."""
+        module, trainer, pool = self._module, self.trainer, self.pool
+        assert trainer is not None
+        bf16 = trainer.precision.startswith("bf16") and cpu_has_bf16() if pool.bf16 is None else pool.bf16
+        workers = pool.workers or workers_per_agent(agents, trainer.world_size)
+        concatenate = pool.concatenate or (module.preset.concatenate and not pool.deterministic)
+        chosen = f"{workers} workers x {pool.copies} copies per agent, acting in {'bf16' if bf16 else 'fp32'}"
+        if module.device.type == "cpu":
+            threads = self.learner_threads or learner_threads(workers * agents * trainer.world_size, trainer.world_size)
+            torch.set_num_threads(threads)
+            keep_freed_memory()
+            chosen += f"; learning on {threads} CPU thread{'s' * (threads > 1)} in {trainer.precision}"
+        else:
+            chosen += f"; learning on {module.device} in {trainer.precision}"
+        rank_zero_info(chosen)
+        return replace(pool, workers=workers, bf16=bf16, concatenate=concatenate)
+
+    def train_dataloader(self) -> RolloutDataset:
+        """The dataset itself: batches are ready-made, so a DataLoader would only add copies."""
+        assert self._dataset is not None
+        return self._dataset
+
+    def _job(self, agent: str, greedy: bool, episodes: int) -> EvaluationJob:
+        return EvaluationJob(agent, greedy, episodes, self.resolved_seed(), self.noop_max)
+
+    def _evaluations(self) -> EvaluationJobs:
+        agents = list(self._module.agents)
+        for name in self.evaluation_agents or ():
+            if name not in agents:
+                raise ConfigError(f"data.evaluation_agents names {name!r}; it must name some of {', '.join(agents)}")
+        chosen = agents if self.evaluation_agents is None else self.evaluation_agents
+        return EvaluationJobs(
+            [self._job(name, greedy, self.evaluation_episodes) for name in chosen for greedy in (False, True)]
+        )
+
+    def val_dataloader(self) -> EvaluationJobs:
+        """What ``validate`` plays: every agent, sampled and greedy. Nothing during ``fit``."""
+        assert self.trainer is not None
+        return EvaluationJobs([]) if self.trainer.state.fn == "fit" else self._evaluations()
+
+    def test_dataloader(self) -> EvaluationJobs:
+        """What ``test`` plays: as ``validate``."""
+        return self._evaluations()
+
+    def predict_dataloader(self) -> EvaluationJobs:
+        """What ``predict`` records: one sampled episode of every agent."""
+        return EvaluationJobs([self._job(name, False, 1) for name in self._module.agents])
+
+    def teardown(self, stage: str) -> None:
+        """Ends the workers."""
+        for pool in self.pools.values():
+            pool.close()
+        self.pools = {}
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers: ``teardown`` is not called on errors."""
+        self.teardown("fit")
+
+
+def statistics(pools: dict[str, Pool]) -> dict[str, float]:
+    """Health of the workers: seconds waited and played, restarts, and how many rollouts each has finished."""
+    groups = {name: pool.worker_group for name, pool in pools.items()}
+    finished = {
+        metric_names.WORKER_ROLLOUTS(name, worker.index): float(worker.rollouts)
+        for name, group in groups.items()
+        for worker in group.workers
+    }
+    return {
+        **finished,
+        metric_names.TIME_WAITING(): sum(pool.waited for pool in pools.values()),
+        metric_names.WORKERS_WAITING(): sum(group.waited for group in groups.values()),
+        metric_names.WORKERS_PLAYING(): sum(group.played for group in groups.values()),
+        metric_names.WORKER_RESTARTS(): float(sum(group.restarts for group in groups.values())),
+    }

@@ -1,0 +1,111 @@
+"""What a config says of the graph: its agents, and whether its transfers can be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from cdrl_pl.agents.agent import Agent
+from cdrl_pl.agents.certificated import CertificatedAgent
+from cdrl_pl.agents.student import LearnerConfig, Student
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs import EnvConfig
+from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.presets import Preset
+from cdrl_pl.transfer.transfer import TransferConfig
+from cdrl_pl.transfer.weighting import TeacherWeights
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an agent, as log columns and folders carry it
+
+
+@dataclass
+class AgentConfig:
+    """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
+
+    Attributes:
+        env: the task.
+        network: structure of the policy network.
+        learner: how it learns from its own rewards.
+        certificate: a teacher's folder; it brings network and env, and the agent does not learn. With ``env`` beside
+            it, the expert plays that task instead of its own.
+        actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
+            permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
+        teacher_weights: how it shares its attention among several teachers.
+    """
+
+    env: EnvConfig | None = None
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    certificate: str | None = None
+    actions: tuple[int, ...] | None = None
+    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
+
+
+def build_agent(name: str, config: AgentConfig) -> Agent:
+    """The agent of a config.
+
+    Raises:
+        ConfigError: naming the agent, the option and what is allowed.
+    """
+    if config.env is None and config.certificate is None:
+        raise ConfigError(f"agents.{name} needs an env or a certificate")
+    if config.actions is not None and config.certificate is None:
+        raise ConfigError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
+    try:
+        if config.certificate is not None:
+            return CertificatedAgent(config.certificate, config.actions, config.env)
+        assert config.env is not None
+        return Student(config.env, config.network, config.learner)
+    except ConfigError as error:
+        raise type(error)(f"agents.{name}: {error}") from None
+
+
+def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
+    """Whether there can be such a graph.
+
+    Raises:
+        ConfigError: naming the option, its value and what is allowed.
+    """
+    if not agents:
+        raise ConfigError("model.agents is empty; name at least one agent")
+    for name in agents:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"model.agents names {name!r}; a name has letters, digits, _ and - only")
+        if hasattr(nn.ModuleDict(), name):
+            raise ConfigError(f"model.agents names {name!r}, which PyTorch keeps for itself; it must be another name")
+    _check_transfers(agents, transfers)
+    _check_weighting(agents, transfers, preset)
+
+
+def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
+    seen = set()
+    for i, transfer in enumerate(transfers):
+        for end in ("teacher", "student"):
+            if getattr(transfer, end) not in agents:
+                raise ConfigError(
+                    f"transfers[{i}].{end} is {getattr(transfer, end)!r}; it must be one of {', '.join(agents)}"
+                )
+        if transfer.name in seen:
+            raise ConfigError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
+        seen.add(transfer.name)
+
+
+def _check_weighting(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
+    """What compares teachers with the student's own rewards needs a student that learns from them."""
+    own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
+    for transfer in transfers:
+        if transfer.alarm is not None and transfer.student not in own:
+            raise ConfigError(
+                f"transfer {transfer.name}: alarm needs a student that learns from its own rewards; use null"
+            )
+    for name, config in agents.items():
+        if config.teacher_weights.by == "value":
+            if name not in own:
+                raise ConfigError(f"agents.{name}.teacher_weights.by is 'value'; without own rewards use 'fixed'")
+            if preset.distill_step == "separate":
+                raise ConfigError(
+                    f"agents.{name}.teacher_weights.by is 'value'; it needs preset_overrides.distill_step: joint, "
+                    "since a separate step has no weight"
+                )

@@ -1,0 +1,138 @@
+"""The deep alignment: the function F from a teacher's logits to a student's, and the loss that trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from cdrl_pl import losses
+from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.networks import AlignmentNetwork
+from cdrl_pl.presets import Preset
+from cdrl_pl.storage.verified import CertificateError
+from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
+
+
+@dataclass
+class AlignmentConfig:
+    """The alignment function of one transfer.
+
+    Attributes:
+        kind: "deep" is the alignment network, "identity" passes the teacher's logits on (same action spaces only).
+        hidden: width of its hidden layers, in units.
+        depth: number of its hidden layers.
+        lr: Adam's learning rate.
+        max_grad_norm: global-norm clip of its gradient.
+        file: the .safetensors file of a stored F, which brings its own structure and stays as it is (the second stage
+            of the paper's offline protocol, Figure 6a); null makes a new one, which T1 begins to train.
+        divergence: between the student's policy and F(teacher); null takes the preset's, "forward" in the paper and
+            "reverse" in the program. See ``losses.divergence``.
+    """
+
+    kind: Literal["deep", "identity"] = "deep"
+    hidden: int = 512
+    depth: int = 4
+    lr: float = 1e-4
+    max_grad_norm: float = 40.0
+    divergence: losses.Divergence | None = None
+    file: str | None = None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything to train."""
+        return self.kind == "deep" and self.file is None
+
+    def __post_init__(self) -> None:
+        positive = [(name, getattr(self, name) > 0, "above 0") for name in ("hidden", "depth", "lr", "max_grad_norm")]
+        known = f"one of {', '.join(losses.DIVERGENCES)}, or null"
+        rows = [
+            ("kind", self.kind in ("deep", "identity"), "deep or identity"),
+            ("divergence", self.divergence in (None, *losses.DIVERGENCES), known),
+            *positive,
+        ]
+        check_options("alignment.", self, rows)
+        if self.file is not None and self.kind != "deep":
+            raise ConfigError(
+                f"alignment.file is {self.file!r}, but alignment.kind is {self.kind!r}; only 'deep' has one"
+            )
+
+
+class Alignment(pl.LightningModule):
+    """F: [..., k_alpha] -> [..., k_beta].
+
+    Args:
+        config: structure.
+        teacher_actions: k_alpha.
+        student_actions: k_beta.
+        preset: the paper's text or its authors' program.
+        meanings: of the actions on both sides; a stored F must have been made for the same.
+
+    Raises:
+        ConfigError: identity between different numbers of actions.
+        CertificateError: a stored F that cannot be trusted, or that is for other actions.
+    """
+
+    def __init__(
+        self,
+        config: AlignmentConfig,
+        teacher_actions: int,
+        student_actions: int,
+        preset: Preset,
+        meanings: Meanings | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.preset = config, preset
+        self.network: nn.Module
+        if config.kind == "identity":
+            if teacher_actions != student_actions:
+                raise ConfigError(
+                    f"alignment.kind is 'identity', but the teacher has {teacher_actions} actions and the student "
+                    f"{student_actions}; use 'deep'"
+                )
+            self.network = nn.Identity()
+        elif config.file is not None:
+            stored, self.network = load_alignment(config.file)
+            self.requires_grad_(False)
+            found: Any = (stored.teacher, stored.student)
+            wanted: Any = meanings
+            if meanings is None:
+                found, wanted = (len(stored.teacher), len(stored.student)), (teacher_actions, student_actions)
+            if found != wanted:
+                raise CertificateError(
+                    f"alignment.file {config.file!r} maps actions {found[0]} to {found[1]}, "
+                    f"the transfer's are {wanted[0]} and {wanted[1]}"
+                )
+        else:
+            self.network = AlignmentNetwork(
+                teacher_actions, student_actions, config.hidden, config.depth, preset.activation
+            )
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything to train."""
+        return self.config.trainable
+
+    def forward(self, teacher_logits: Tensor) -> Tensor:
+        """F of the teacher's logits [..., k_alpha]: in the student's action space, [..., k_beta] fp32."""
+        aligned: Tensor = self.network(teacher_logits)
+        return aligned.float()
+
+    def loss(self, policy_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        """l_KL(z_beta, F(z_alpha), tau) over F alone: the student's own policy is the target (Algorithm 1, line 27).
+
+        Args:
+            policy_logits: the student's [T, B, k_beta], detached here.
+            teacher_logits: the teacher's [T, B, k_alpha].
+            temperature: tau, dividing the student's logits.
+
+        Returns:
+            A scalar, reduced as the preset says. The authors' program has the KL the other way round (``divergence``).
+        """
+        kind = self.config.divergence or self.preset.alignment_kl
+        tau = temperature if self.preset.use_temperature else 1.0
+        return losses.reduce(
+            losses.divergence(kind, policy_logits, self(teacher_logits), tau), self.preset.kl_reduction
+        )

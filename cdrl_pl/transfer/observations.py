@@ -1,0 +1,48 @@
+"""A student's observations as its teacher reads them, where the two differ in size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cdrl_pl.checks import ConfigError
+
+Observations = Literal["none", "resize", "pad"]
+
+
+def check_observations(how: Observations, theirs: tuple[int, ...], own: tuple[int, ...]) -> None:
+    """Whether a teacher that reads observations of shape ``theirs`` can be given ones of shape ``own``.
+
+    Raises:
+        ConfigError: shapes that differ without an adapter, or that the adapter cannot bridge.
+    """
+    if theirs == own:
+        return
+    both = f"the teacher reads observations of shape {theirs}, the student's environment gives {own}"
+    if how == "none":
+        raise ConfigError(f"{both}; they must be equal, or observations one of resize, pad")
+    if len(theirs) != len(own) or (len(own) == 3 and theirs[0] != own[0]):
+        raise ConfigError(f"{both}; observations: {how} cannot bridge that, only sizes may differ")
+    if how == "resize" and len(own) != 3:
+        raise ConfigError(f"{both}; observations: resize is for images, use pad")
+
+
+def adapt(obs: Tensor, shape: tuple[int, ...], how: Observations) -> Tensor:
+    """Observations [T, B, *own] as the teacher reads them, [T, B, *shape], of the same type.
+
+    "resize" scales images (bilinear, antialiased); "pad" centres an image between zeros or cuts its middle out, and
+    fills a vector with zeros at its end or cuts its end off.
+    """
+    if tuple(obs.shape[2:]) == shape:
+        return obs
+    if how == "resize":
+        flat = obs.flatten(0, 1).float()
+        scaled = F.interpolate(flat, size=shape[1:], mode="bilinear", antialias=True, align_corners=False)
+        return scaled.round_().clamp_(0, 255).to(obs.dtype).view(*obs.shape[:2], *shape)
+    pads: list[int] = []
+    for have, want in zip(reversed(obs.shape[2:]), reversed(shape), strict=True):
+        before = (want - have) // 2 if len(shape) == 3 else 0
+        pads += [before, want - have - before]  # negative ones cut
+    return F.pad(obs, pads)
