@@ -143,9 +143,8 @@ def test_fault_13_a_signal_while_saving_loses_nothing(
         inner(*args, **kwargs)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
-        save_by(tmp_path, 25)
-    assert loads(tmp_path) == [30, 50]
+    save_by(tmp_path, 25)
+    assert loads(tmp_path) == [30, 50]  # it ends at that batch, with what it was saving whole
 
 
 class Killed(BaseException):
