@@ -1,4 +1,4 @@
-"""What is said of a wrong command line or config: one paragraph that names the option, and the one probably meant."""
+"""Errors of a command line or config: one paragraph that names the option, and the one probably meant."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 
 from cdrl_pl.cli.errors import Parser, refuse
-from cdrl_pl.cli.options import CKPT_PATH, NESTED, PROGRAM, SEED, SHORT, TRAINER
+from cdrl_pl.cli.options import CKPT_PATH, NESTED, SEED, SHORT, TRAINER
 from cdrl_pl.spelling import nearest
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
@@ -63,16 +63,15 @@ def _dataclasses(hint: Any) -> Iterator[type]:
         yield from _dataclasses(argument)
 
 
-def nested_parser(name: str, kind: type, command: str = "fit") -> Parser:
+def nested_parser(name: str, kind: type) -> Parser:
     """A parser of nothing but the options within one option, for its help.
 
     Args:
         name: of the option, such as ``model.agents.learner``.
         kind: its class.
-        command: that was asked.
     """
     shown = re.sub(r"^model\.agents(?=$|\.)", "model.agents.NAME", IN_AN_AGENT.sub(r"\1", name))
-    parser = Parser(prog=f"{PROGRAM} {command}", usage=f"%(prog)s [--{shown}.OPTION VALUE ...]", add_help=False)
+    parser = Parser(usage=argparse.SUPPRESS, description=f"The options within {shown}.", add_help=False)
     parser.add_class_arguments(kind, shown)
     return parser
 
@@ -90,8 +89,7 @@ def show_nested_help(arguments: Sequence[str]) -> None:
         known = nested()
         kind = known.get(name) or known.get(IN_AN_AGENT.sub(r"\1", name))
         if kind is not None:
-            command = arguments[0] if arguments[0] in LightningCLI.subcommands() else "fit"
-            print(nested_parser(name, kind, command).format_help(), end="")
+            print(nested_parser(name, kind).format_help(), end="")
             raise SystemExit(0)
         if name not in (others := _classes_of_the_trainer()):
             refuse(f"there is no option --{name}{SUFFIX}{_nearest(name, [*known, *others])}")

@@ -1,4 +1,4 @@
-"""What all command lines share: short options, and refusals; and plain parsers for ``experiment`` and ``report``."""
+"""Short options with their help, refusals, and plain parsers for ``experiment`` and ``report``. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads runs: an experiment's folder, or plain run folders; what is drawn and counted comes from here."""
+"""Runs as a report reads them: an experiment's folder, or plain run folders; all that is drawn comes from here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Edge:
-    """A transfer's ends, and its T1, T2 and stop as the config has them; None: never."""
+    """The ends of a transfer, and when it teaches.
+
+    Attributes:
+        teacher: name of the agent that teaches.
+        student: name of the agent that is taught.
+        marks: T1, T2 and stop as the config has them, in decisions; None: never.
+    """
 
     teacher: str
     student: str
@@ -40,8 +46,11 @@ class RunData:
     """One run.
 
     Attributes:
-        folder: where it lies. seed: of everything. metrics: log lines by column, NaN where empty, one attempt after
-            the other. config: resolved. score: ``score_record`` of the measured agent, None before it is there.
+        folder: where it lies.
+        seed: of everything, without unit.
+        metrics: log lines by column, NaN where empty, one attempt after the other.
+        config: resolved.
+        score: ``score_record`` of the measured agent, None before it is there.
     """
 
     folder: RunFolder
@@ -105,7 +114,13 @@ class RunData:
 
 @dataclass(frozen=True)
 class ArmData:
-    """An arm and its runs, by seed."""
+    """An arm and its runs, by seed.
+
+    Attributes:
+        name: of the arm.
+        title: for people; empty where there is none.
+        runs: by seed.
+    """
 
     name: str
     title: str
@@ -118,7 +133,21 @@ class ArmData:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report is about."""
+    """Everything that a report is about.
+
+    Attributes:
+        name: for people.
+        agent: name of the agent that is measured.
+        baseline: name of the arm that the others are compared with.
+        arms: in the order shown.
+        T_max: decisions of every run.
+        threshold: mean training return, in points, whose first crossing is timed; None: none.
+        floor: return, in points, of a policy that knows nothing.
+        paper: published numbers.
+        planned: number of seeds per arm; None where not known.
+        frame_skip: mean frames per decision; 1 where the game has none.
+        env: of the agent, resolved; empty where not known.
+    """
 
     name: str
     agent: str
@@ -128,8 +157,8 @@ class Comparison:
     threshold: float | None = None
     floor: float = 0.0
     paper: tuple[Published, ...] = ()
-    planned: int | None = None  # seeds per arm, where known
-    frame_skip: float = 1.0  # mean frames per decision; 1 where the game has none
+    planned: int | None = None
+    frame_skip: float = 1.0
     env: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -222,6 +251,13 @@ def read_plain(
     labelled: Sequence[tuple[str, Path]], agent: str | None, baseline: str | None, threshold: float | None, floor: float
 ) -> Comparison:
     """Runs that no experiment started: those of one label form an arm.
+
+    Args:
+        labelled: label and run folder of every run.
+        agent: the agent measured; None: the first that learned.
+        baseline: the arm compared with; None: the first.
+        threshold: mean training return, in points, whose first crossing is timed; None: none.
+        floor: return, in points, of a policy that knows nothing.
 
     Raises:
         ReportError: the agent or the baseline is none of those there; runs of different tasks.
