@@ -20,7 +20,7 @@ class ActionDistributions(pl.Callback):
     the aligned teacher's on the student's states. The means are those of the last log line.
 
     Args:
-        every: decisions between two lines.
+        every: Decisions between two lines.
     """
 
     def __init__(self, every: int = 100_000) -> None:

@@ -1,4 +1,4 @@
-"""Stores trained alignments: the first stage of the offline protocol (paper section 5.3, Figure 6a)."""
+"""Storage of trained alignments: the first stage of the offline protocol (paper section 5.3, Figure 6a)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StoredAlignment(pl.Callback):
     Writes ``alignment.safetensors`` and ``alignment.json`` to ``<folder>/<teacher>-<student>/`` below the run folder.
 
     Args:
-        folder: below the run folder.
+        folder: Folder below the run folder.
     """
 
     def __init__(self, folder: str = "alignment") -> None:

@@ -1,4 +1,4 @@
-"""Stores the certificated teacher."""
+"""Storage of certificated teachers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class CertificatedTeacher(pl.Callback):
     fresh environments with their own seeds, sampled and greedy; the scores are written whatever they are.
 
     Args:
-        agent: name of a learning agent.
-        threshold: mean return of the last ``window`` training episodes, the game's own points.
-        window: finished training episodes needed, and averaged.
-        episodes: of each evaluation of the frozen policy.
-        noop_max: random no-op starts in the evaluation, up to so many (Atari), since a deterministic game would repeat
-            one episode.
-        folder: below the run folder; null takes ``teacher/<agent>``.
-        stop: end the run when the teacher is stored.
-        improvement: store again once the mean return has grown by this much; null stores once.
+        agent: Name of a learning agent.
+        threshold: Mean return of the last ``window`` training episodes, in the game's own points, that the agent must
+            reach.
+        window: Number of finished training episodes that are needed, and averaged.
+        episodes: Episodes of each evaluation of the frozen policy.
+        noop_max: Most random no-op actions at the start of an episode of the evaluation (Atari), since a deterministic
+            game would repeat one episode.
+        folder: Folder below the run folder; null takes ``teacher/<agent>``.
+        stop: Ends the run when the teacher is stored.
+        improvement: Points by which the mean return must have grown before the agent is stored again; null stores once.
     """
 
     def __init__(

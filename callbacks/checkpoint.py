@@ -40,8 +40,8 @@ class EnvStepsCheckpoint(pl.Callback):
     """Saves ``checkpoints/env_steps=N.ckpt`` in the run folder, at the end, and when the run is told to stop.
 
     Args:
-        every: decisions between two checkpoints.
-        keep: newest checkpoints kept; older ones are deleted once a newer one is whole on disk.
+        every: Decisions between two checkpoints.
+        keep: Number of newest checkpoints that are kept; older ones are deleted once a newer one is whole on disk.
     """
 
     def __init__(self, every: int = 250_000, keep: int = 2) -> None:

@@ -36,7 +36,7 @@ class Progress(pl.Callback):
     """One panel: decisions of T_max, speed, time left, phases, returns, losses, workers; on a plain output, lines.
 
     Args:
-        refresh: redraws per second on a terminal.
+        refresh: Redraws per second on a terminal.
     """
 
     def __init__(self, refresh: float = 2.0) -> None:

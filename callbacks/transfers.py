@@ -20,7 +20,7 @@ class _Switch(TransferSwitch):
         self.switched: dict[str, list[int]] = {}  # transfer -> every T at which the flag changed
 
     def wanted(self, transfer: Transfer, env_steps: int) -> bool:
-        """Whether the flag is on at T; a pure function of the schedule."""
+        """Returns whether the flag is on at T; a pure function of the schedule."""
         raise NotImplementedError
 
     def on_train_batch_start(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 HELP = """\
-usage: python -m cdrl_pl {fit,validate,test,predict} --config FILE [options]
-       python -m cdrl_pl {experiment,report} ...
+usage: python -m cdrl_pl {{fit,validate,test,predict}} --config FILE [options]
+       python -m cdrl_pl {{experiment,report}} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
@@ -18,27 +18,27 @@ Deep reinforcement learning agents that teach each other across different tasks.
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
-  --T1 N           decisions of the student at which alignment training starts, for every transfer
-  --T2 N           decisions at which distillation starts, for every transfer
-  --stop N         decisions at which both end, or "never"
-  --T_max N        decisions of every agent at which the run ends
-  --workers N      environment worker processes per agent
-  --copies N       environment copies per worker
-  --seed N         seed of everything (without it: 0)
-  --precision P    32-true, bf16-mixed or 16-mixed
-  --devices N      devices to train on; with --trainer.strategy ddp for several
-  --teacher F      (test, validate, predict) a certificated teacher's folder instead of a config ...
-  --env ID         ... and the task it plays, its own unless given
-  --episodes N     episodes per policy in test and validate
-  --ckpt_path F    resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder;
-                   options given beside it hold
-  --imports A,B    refuse configs that would import anything but what is in these packages, before any import
+{options}
+
+{nested}
 
 python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml
 """
 
+WIDTH = 120  # columns
 
 COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report")
+
+
+def help_text() -> str:
+    """The top help: the commands, and what people change most."""
+    from textwrap import fill
+
+    from cdrl_pl.cli.options import CKPT_PATH, NESTED, SHORT
+
+    lines = {f"{name} {short.value}": short.help for name, short in SHORT.items()} | {"--ckpt_path F": CKPT_PATH}
+    options = [fill(f"  {name:<15}  {said}", WIDTH, subsequent_indent=" " * 19) for name, said in lines.items()]
+    return HELP.format(options="\n".join(options), nested=fill(NESTED, WIDTH))
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="", file=sys.stdout if arguments else sys.stderr)
+        print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(0 if arguments else 2)
     if arguments[0] == "--version":
         from cdrl_pl import __version__

@@ -1,4 +1,4 @@
-"""What every check of a config raises, and how it says what is wrong."""
+"""Checks of a config: the error that they raise, and how it says what is wrong."""
 
 from __future__ import annotations
 

@@ -26,6 +26,10 @@ def reduce(per_step: Tensor, reduction: Reduction) -> Tensor:
 
     One copy (B = 1) under "sum" is the paper's sum over a rollout; with more copies their gradients are averaged, so
     the learning rate does not depend on B.
+
+    Args:
+        per_step: one value per step, [T, B].
+        reduction: "sum" or "mean" over time.
     """
     if per_step.ndim != 2:
         raise ValueError(f"expected [T, B], got shape {tuple(per_step.shape)}")
@@ -38,7 +42,9 @@ def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
     """-log pi(a_t | s_t) A_t (Algorithm 1, line 21).
 
     Args:
-        logits: [T, B, A]. actions: [T, B] int64. advantages: [T, B]; no gradient flows through them.
+        logits: [T, B, A].
+        actions: [T, B] int64.
+        advantages: [T, B]; no gradient flows through them.
 
     Returns:
         [T, B].
@@ -60,7 +66,9 @@ def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     finite for any logit gap that fp32 can hold (checked at +-120).
 
     Args:
-        target, student: logits [T, B, A] over the same actions. temperature: tau > 0.
+        target: logits [T, B, A] of the target; no gradient flows through them.
+        student: logits [T, B, A] over the same actions.
+        temperature: tau above 0, without unit.
 
     Returns:
         [T, B], 0 where both distributions are equal.
@@ -72,8 +80,12 @@ def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
 def reverse_kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(softmax(student) || softmax(target / tau)): the authors' program for the alignment (spec section 6).
 
-    It seeks a mode of the target where ``kl`` covers all of them. The gradient flows through ``student`` alone. Shapes
-    as ``kl``.
+    It seeks a mode of the target where ``kl`` covers all of them. The gradient flows through ``student`` alone.
+
+    Args:
+        target: logits [T, B, A] of the target; no gradient flows through them.
+        student: logits [T, B, A] over the same actions.
+        temperature: tau above 0, without unit.
     """
     log_p, log_q = _log_probabilities(target, student, temperature)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
@@ -83,7 +95,12 @@ def jensen_shannon(target: Tensor, student: Tensor, temperature: float = 1.0) ->
     """(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2 (Lin 1991, "Divergence measures based on the Shannon entropy").
 
     Symmetric, and never above ln 2 however far the two are apart; its gradient vanishes there. The gradient flows
-    through ``student`` alone. Shapes as ``kl``.
+    through ``student`` alone.
+
+    Args:
+        target: logits [T, B, A] of the target; no gradient flows through them.
+        student: logits [T, B, A] over the same actions.
+        temperature: tau above 0, without unit.
     """
     log_p, log_q = _log_probabilities(target, student, temperature)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
@@ -95,6 +112,9 @@ def divergence(kind: Divergence, target: Tensor, student: Tensor, temperature: f
 
     Args:
         kind: "forward" is ``kl``, "reverse" is ``reverse_kl``, "jensen_shannon" lies between them.
+        target: logits [T, B, A] of the target; no gradient flows through them.
+        student: logits [T, B, A] over the same actions.
+        temperature: tau above 0, without unit.
     """
     if kind not in DIVERGENCES:
         raise ValueError(f"divergence is {kind!r}; it must be one of {', '.join(DIVERGENCES)}")

@@ -20,12 +20,12 @@ class NetworkConfig:
     """Structure of one agent's network; teacher and student need not share it.
 
     Attributes:
-        trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" the same stages with a residual
+        trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" has the same stages with a residual
             block each, "mlp" is for vector observations.
-        channels: feature maps of every convolution.
-        depth: number of convolutions (stages), or of fully connected layers of the MLP.
-        hidden: width of the MLP's layers, in units.
-        lstm: width of the LSTM, in units; 0 for a network without memory.
+        channels: Feature maps of every convolution.
+        depth: Number of convolutions (stages), or of fully connected layers of the MLP.
+        hidden: Width of every layer of the MLP, in units.
+        lstm: Width of the LSTM, in units; 0 is a network without memory.
     """
 
     trunk: Literal["conv", "residual", "mlp"] = "conv"
@@ -88,6 +88,11 @@ class PolicyNetwork(nn.Module):
 
     The recurrent state of B copies is one tensor [B, S]: hidden and cell side by side, S = 2 x LSTM width, or S = 0.
     It is zeroed before every row whose ``resets`` is set, that is, exactly where an episode begins.
+
+    Args:
+        config: structure.
+        obs_shape: of one observation: [C, H, W] of an image, [N] of a vector.
+        num_actions: number of actions, A.
     """
 
     def __init__(self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int) -> None:
@@ -160,8 +165,9 @@ class PolicyNetwork(nn.Module):
         """Every head over a rollout.
 
         Args:
-            obs: [T, B, *observation] uint8 (scaled by 1/255 here) or float32. state: [B, S]. resets: [T, B] bool,
-                on the host.
+            obs: [T, B, *observation] uint8 (scaled by 1/255 here) or float32.
+            state: recurrent state before row 0, [B, S].
+            resets: [T, B] bool, on the host.
         """
         hidden, state = self.features(obs, state, resets)
         with torch.autocast(hidden.device.type, enabled=False):  # heads in fp32: bf16 logits are too coarse to sample
@@ -206,8 +212,11 @@ class AlignmentNetwork(nn.Module):
     """F: a teacher's k_alpha logits to a student's k_beta (paper section 4.3; the program: 4 x 512, then linear).
 
     Args:
-        teacher_actions, student_actions: k_alpha and k_beta; they may differ.
-        hidden: width of each hidden layer. depth: hidden layers. activation: "relu" (text) or "elu" (program).
+        teacher_actions: number of the teacher's actions, k_alpha.
+        student_actions: number of the student's actions, k_beta; it may differ.
+        hidden: width of every hidden layer, in units.
+        depth: number of hidden layers.
+        activation: "relu" (text) or "elu" (program).
     """
 
     def __init__(

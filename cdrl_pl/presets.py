@@ -13,17 +13,19 @@ class Preset:
     """One field per row where text and program differ.
 
     Attributes:
-        activation: of the alignment network's hidden layers.
-        alignment_kl: "forward" is KL(student policy || F(teacher)) (Algorithm 1, line 27), "reverse" the opposite.
-        use_temperature: whether tau divides the targets; the program has tau = 1 everywhere.
-        kl_reduction: of both KLs over time; the reinforcement losses are sums in both.
-        teacher_state: the teacher's "own" recurrent state, or the "student" state fed to the teacher.
+        activation: Activation of the alignment network's hidden layers: "relu" (text) or "elu" (program).
+        alignment_kl: "forward" is KL(student policy || F(teacher)) (Algorithm 1, line 27), in nats; "reverse" is the
+            opposite.
+        use_temperature: Whether tau divides the targets; the program has tau = 1 everywhere.
+        kl_reduction: Reduction of both KLs over time, "sum" or "mean"; the reinforcement losses are sums in both
+            presets.
+        teacher_state: The teacher's "own" recurrent state, or the "student" state fed to the teacher.
         distill_step: "joint" with the student's update, or "separate" by its own Adam, without the transfer's weight.
         order: "align_first", or the logits aligned before the alignment network's update ("distill_first").
-        T1: alignment training's start, in decisions, of a transfer that gives none.
-        T2: distillation's start, in decisions, of a transfer that gives none.
-        stop: end of both, in decisions, of a transfer that gives none; null: never.
-        concatenate: join rollouts that are already waiting.
+        T1: Decisions of the student at which alignment training starts, of a transfer that gives none.
+        T2: Decisions of the student at which distillation starts, of a transfer that gives none.
+        stop: Decisions of the student at which both end, of a transfer that gives none; null: never.
+        concatenate: Joins rollouts of one worker that are already waiting.
         time_limit: "bootstrap" from the value of the last observation, or treat a time limit as "terminal".
     """
 
@@ -78,14 +80,15 @@ class PresetOverrides:
     """Points to take differently from the preset; null keeps the preset's.
 
     Attributes:
-        activation: of the alignment network's hidden layers.
-        alignment_kl: "forward" is KL(student policy || F(teacher)), in nats; "reverse" the opposite.
-        use_temperature: whether tau divides the targets.
-        kl_reduction: of both KLs over time: sum or mean.
-        teacher_state: the teacher's "own" recurrent state, or the "student" state fed to the teacher.
+        activation: Activation of the alignment network's hidden layers: "relu" or "elu".
+        alignment_kl: "forward" is KL(student policy || F(teacher)), in nats; "reverse" is the opposite.
+        use_temperature: Whether tau divides the targets.
+        kl_reduction: Reduction of both KLs over time: "sum" or "mean".
+        teacher_state: The teacher's "own" recurrent state, or the "student" state fed to the teacher.
         distill_step: "joint" with the student's update, or "separate" by its own Adam, without the transfer's weight.
-        order: whether logits are aligned after the alignment network's step, "align_first", or before it.
-        concatenate: join rollouts that are already waiting.
+        order: Whether logits are aligned after the alignment network's step, "align_first", or before it,
+            "distill_first".
+        concatenate: Joins rollouts of one worker that are already waiting.
         time_limit: "bootstrap" from the value of the last observation, or treat a time limit as "terminal".
     """
 

@@ -11,7 +11,8 @@ def next_values(values: Tensor, terminated: Tensor, truncated: Tensor, final_val
 
     Args:
         values: [T+1, B]; row T values the state after the rollout.
-        terminated, truncated: [T, B] bool.
+        terminated: [T, B] bool.
+        truncated: [T, B] bool.
         final_values: [T, B]; read only where truncated (and not terminated).
     """
     following = torch.where(truncated, final_values, values[1:])
@@ -34,8 +35,13 @@ def gae(
     last observation after a truncation. With lam = 1, A_t = R_t - v_t.
 
     Args:
-        rewards: [T, B]. values: [T+1, B]. terminated, truncated: [T, B] bool. final_values: [T, B].
-        gamma: discount per decision. lam: GAE's lambda.
+        rewards: [T, B], in points.
+        values: [T+1, B]; row T values the state after the rollout.
+        terminated: [T, B] bool.
+        truncated: [T, B] bool.
+        final_values: [T, B]; read only where truncated (and not terminated).
+        gamma: discount per decision, 0 to 1.
+        lam: GAE's lambda, 0 to 1.
 
     Returns:
         Advantages [T, B] and returns [T, B], in the dtype of ``values`` and without gradient.
@@ -71,10 +77,17 @@ def vtrace(
     A_t, so with lam = 1 both are what ``gae`` gives. (The paper's own A_t has no lam; the two agree at lam = 1.)
 
     Args:
-        rewards: [T, B]. values: [T+1, B]. terminated, truncated: [T, B] bool. final_values: [T, B].
+        rewards: [T, B], in points.
+        values: [T+1, B]; row T values the state after the rollout.
+        terminated: [T, B] bool.
+        truncated: [T, B] bool.
+        final_values: [T, B]; read only where truncated (and not terminated).
         log_ratios: [T, B], log pi(a_t|s_t) - log mu(a_t|s_t) of the learner's policy pi and the one that played, mu.
-        gamma: discount per decision. lam: lambda. rho_clip: decides which policy's value is learned, pi's or one nearer
-            to mu. c_clip: how far corrections reach back; both bound the variance.
+        gamma: discount per decision, 0 to 1.
+        lam: lambda, 0 to 1.
+        rho_clip: upper bound of rho_t, without unit: decides which policy's value is learned, pi's or one nearer to mu.
+            Both clips bound the variance.
+        c_clip: upper bound of the ratio in c_t, without unit: how far corrections reach back.
 
     Returns:
         Advantages [T, B] and value targets [T, B], in the dtype of ``values`` and without gradient.

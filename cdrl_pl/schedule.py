@@ -1,4 +1,4 @@
-"""When a transfer teaches: pure functions of T, the student's own environment decisions (paper Algorithm 1)."""
+"""The schedule of a transfer: pure functions of T, the student's own environment decisions (paper Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from cdrl_pl.checks import ConfigError
 class Schedule:
     """The three switches of a transfer, in decisions of the student over all workers and ranks (ints, exact).
 
+    Attributes:
+        T1: decisions at which alignment training starts; None: the alignment function needs no training.
+        T2: decisions at which distillation starts.
+        stop: decisions at which both end; None: never.
+
     Raises:
         ConfigError: naming the option, its value and what is allowed.
     """
 
-    T1: int | None  # alignment training on; None: the alignment function needs no training
-    T2: int  # distillation on
-    stop: int | None = None  # both off again; None: never
+    T1: int | None
+    T2: int
+    stop: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("T1", "T2", "stop"):
@@ -33,22 +38,29 @@ class Schedule:
 
 
 def running(schedule: Schedule, env_steps: int) -> bool:
-    """Whether the transfer has not been stopped."""
+    """Returns whether the transfer has not been stopped."""
     return schedule.stop is None or env_steps < schedule.stop
 
 
 def aligns(schedule: Schedule, env_steps: int) -> bool:
-    """Whether the alignment network trains at T = ``env_steps``: T1 <= T < stop."""
+    """Returns whether the alignment network trains at T = ``env_steps``: T1 <= T < stop."""
     return schedule.T1 is not None and env_steps >= schedule.T1 and running(schedule, env_steps)
 
 
 def distils(schedule: Schedule, env_steps: int) -> bool:
-    """Whether the student distils at T = ``env_steps``: T2 <= T < stop."""
+    """Returns whether the student distils at T = ``env_steps``: T2 <= T < stop."""
     return env_steps >= schedule.T2 and running(schedule, env_steps)
 
 
 def linear(start: float, end: float | None, steps: int, env_steps: int) -> float:
-    """``start`` at T = 0, ``end`` from T = ``steps`` on, a line between; ``start`` throughout if end is None."""
+    """A value that goes from ``start`` to ``end`` in a straight line.
+
+    Args:
+        start: value at T = 0.
+        end: value from T = ``steps`` on; None: ``start`` throughout.
+        steps: decisions until ``end``.
+        env_steps: decisions now, T.
+    """
     if end is None:
         return start
     return end if env_steps >= steps else start + (end - start) * env_steps / steps

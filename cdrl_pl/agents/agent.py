@@ -1,4 +1,4 @@
-"""What every agent offers, whether it learns or is frozen."""
+"""The interface of every agent, whether it learns or is frozen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ class Agent(Protocol):
         time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
         env_steps: int = 0,
     ) -> A3CLosses | None:
-        """Its losses from its own rewards; None where it does not learn from them."""
+        """Its losses from its own rewards; None where it does not learn from them.
+
+        Args:
+            output: of the network on this rollout, [T+1, B, ...].
+            rollout: the agent's own.
+            time_limit: "bootstrap" from the value of the last observation, or as a "terminal" (the authors' program).
+            env_steps: decisions of the agent so far, which decide the weight of the entropy bonus.
+        """
 
     def parameters(self, recurse: bool = True) -> Any:
         """As of any module."""

@@ -32,10 +32,14 @@ class Certificate:
     """What is known of a teacher.
 
     Attributes:
-        env: environment and preprocessing, resolved. spec: shapes and action meanings. network: structure.
+        env: environment and preprocessing, resolved.
+        spec: shapes of the observations and meanings of the actions.
+        network: structure of the policy network.
         evaluation: "sampled" and "greedy" scores of the frozen policy, each with its protocol.
-        training: env_steps, seed, threshold and mean return that certificated it.
-        versions: of what trained it. sha256: of the weights file.
+        training: decisions (env_steps), seed, threshold and mean return, in points, that certificated it.
+        versions: of what trained it.
+        sha256: checksum of the weights file, in hexadecimal digits.
+        format: version of the certificate's own layout, without unit.
     """
 
     env: EnvConfig
@@ -56,7 +60,16 @@ def save_certificate(
     evaluation: dict[str, Score],
     training: dict[str, Any],
 ) -> Certificate:
-    """Writes a teacher, each file whole or not at all, and returns its certificate."""
+    """Writes a teacher, each file whole or not at all, and returns its certificate.
+
+    Args:
+        folder: of the teacher; it is made.
+        network: the frozen policy.
+        env: the task it was trained on.
+        spec: of that task.
+        evaluation: "sampled" and "greedy" scores of the policy.
+        training: what certificated it, in plain JSON.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})

@@ -21,8 +21,8 @@ class CertificatedAgent(pl.LightningModule):
     """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
 
     Args:
-        folder: with both files.
-        actions: as which of its own each action plays; null: its own.
+        folder: of the teacher, with both files.
+        actions: which of its own actions each action plays, by index; null: its own.
         env: the task it plays; null: the one it was certificated on.
 
     Raises:

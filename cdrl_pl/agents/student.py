@@ -24,23 +24,25 @@ class LearnerConfig:
     """How a student learns from its own rewards (spec section 3).
 
     Attributes:
-        lr: Adam's learning rate.
-        lr_end: rate it goes to in a straight line over the first ``lr_steps`` decisions; null keeps it.
-        lr_steps: decisions until the rate is ``lr_end``.
-        gamma: discount per decision.
-        lam: GAE's lambda.
-        value_coef: weight of (R - v)^2.
-        entropy_coef: weight of the entropy bonus, in reward per nat.
-        entropy_end: weight it goes to in a straight line over the first ``entropy_steps`` decisions; null keeps it.
-        entropy_steps: decisions until the weight is ``entropy_end``.
-        max_grad_norm: global-norm clip of the student's gradient.
-        batch_copies: environment copies per gradient step; null takes all copies of a rollout in one step.
-        clip_rewards: clip rewards to -1..1 in the learner; reported returns are always the game's own.
-        reinforce: learn from own rewards; false for a student that only distils (Figure 3a).
+        lr: Learning rate of Adam, without unit.
+        lr_end: Learning rate, without unit, that is reached in a straight line over the first ``lr_steps`` decisions;
+            null keeps ``lr``.
+        lr_steps: Decisions until the learning rate is ``lr_end``.
+        gamma: Discount per decision, 0 to 1.
+        lam: Lambda of GAE and of V-trace, 0 to 1.
+        value_coef: Weight of the value loss (R - v)^2 beside the policy loss, without unit.
+        entropy_coef: Weight of the entropy bonus, in reward per nat.
+        entropy_end: Weight of the entropy bonus, in reward per nat, that is reached in a straight line over the first
+            ``entropy_steps`` decisions; null keeps ``entropy_coef``.
+        entropy_steps: Decisions until the weight of the entropy bonus is ``entropy_end``.
+        max_grad_norm: Largest global norm of the student's gradient, without unit; a longer one is scaled down to it.
+        batch_copies: Environment copies per gradient step; null takes all copies of a rollout in one step.
+        clip_rewards: Clips rewards to -1 to 1 in the learner. Reported returns are always the game's own points.
+        reinforce: Learns from the agent's own rewards; false is a student that only distils (Figure 3a).
         off_policy: "vtrace" corrects for the lag of the policy that played (Espeholt et al. 2018, IMPALA); "none"
             learns as if the newest policy had played.
-        rho_clip: V-trace's upper bound of the importance weights on the targets.
-        c_clip: V-trace's upper bound of the importance weights on how far the targets reach back.
+        rho_clip: Upper bound, without unit, of V-trace's importance weights on the targets; at least ``c_clip``.
+        c_clip: Upper bound, without unit, of V-trace's importance weights on how far the targets reach back.
     """
 
     lr: float = 1e-4
@@ -132,7 +134,7 @@ class Student(pl.LightningModule):
             output: of ``forward`` on this rollout, [T+1, B, ...].
             rollout: the agent's own.
             time_limit: "bootstrap" from the value of the last observation, or as a "terminal" (the authors' program).
-            env_steps: T, which decides the weight of the entropy bonus.
+            env_steps: decisions of the agent so far, which decide the weight of the entropy bonus.
         """
         config, steps = self.learner, rollout.steps
         if config is None or not config.reinforce:

@@ -1,4 +1,4 @@
-"""What is said of a wrong command line or config: one paragraph that names the option, and the one probably meant."""
+"""Errors of a command line or config: one paragraph that names the option, and the one probably meant."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _renamed(option: str) -> str | None:
 def _options(parser: Any) -> list[str]:
     names = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     if "--data.pool" in names:
-        names += SHORT.values()  # options within a group that the parser reads as one value
+        names += [short.stands_for for short in SHORT.values() if short.stands_for]  # some are within a group
     return sorted(
         {name for name in names if not name.endswith(".help")} - {"--help", "--print_config", "--print_shtab"}
     )

@@ -1,4 +1,4 @@
-"""``python -m cdrl_pl experiment FILE``."""
+"""The command line of experiments: ``python -m cdrl_pl experiment FILE``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     """
     parser = OptionParser("experiment", ABOUT)
     parser.add_argument("file", metavar="FILE", help="the experiment, such as configs/experiments/cartpole.yaml")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at once (default: 1)")
     parser.add_argument("--folder", metavar="DIR", help="where runs go, instead of the file's folder")
     parser.add_argument(
         "--set-aside", action="store_true", help="move runs that differ out of the way; none is deleted"

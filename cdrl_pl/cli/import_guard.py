@@ -1,4 +1,4 @@
-"""What the configs of a command line may import, where the command line restricts it. Torch-free, and imports nothing.
+"""The imports that a command line allows its configs. Torch-free, and imports nothing.
 
 A config can name any class, and an environment's id a module: both are imported, which runs their code.
 """
@@ -22,7 +22,7 @@ class ImportRefusedError(ValueError):
 
 
 def check_imports(files: Sequence[Path], allowed: Sequence[str]) -> None:
-    """Whether these configs name nothing to import but from the packages ``allowed``; nothing is imported to find out.
+    """Refuses configs that name anything to import but from the packages ``allowed``; nothing is imported to find out.
 
     Any value that could be a class path or an id with a module counts, and so does another config file.
 

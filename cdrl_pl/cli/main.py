@@ -17,11 +17,12 @@ from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
+from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
 from cdrl_pl.cli.options import PROGRAM, SHORT
 from cdrl_pl.storage.checkpoints import is_whole, saved
@@ -57,7 +58,8 @@ def expand(arguments: list[str]) -> list[str]:
     expanded = []
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        expanded.append(SHORT.get(option, option) + equals + value)
+        long = SHORT[option].stands_for if option in SHORT else None
+        expanded.append((long or option) + equals + value)
     return expanded
 
 
@@ -127,6 +129,17 @@ class CLI(LightningCLI):
             },
             **kwargs,
         )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As Lightning's, after the short options."""
+        add_short_options(parser)
+        super().add_default_arguments_to_parser(parser)
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's, with what this command line says of its options."""
+        super().setup_parser(*args, **kwargs)
+        for parser in self._subcommand_parsers.values():
+            correct_help(parser)
 
     def _parse_ckpt_path(self) -> None:
         """A run's folder stands for its newest whole checkpoint. Flags given beside one hold over what is in it."""
@@ -241,6 +254,7 @@ def run(arguments: list[str]) -> CLI:
             was ended by SIGTERM.
     """
     sys.argv[1:] = arguments  # what a refusal is about
+    show_nested_help(arguments)
     sys.argv[1:] = expand(arguments)
     logging.getLogger("callbacks").setLevel(logging.INFO)
     for noise in QUIET:

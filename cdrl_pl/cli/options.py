@@ -1,27 +1,69 @@
-"""What all command lines share: short options, and refusals; and plain parsers for ``experiment`` and ``report``."""
+"""Short options with their help, refusals, and plain parsers for ``experiment`` and ``report``. Torch-free."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cdrl_pl.spelling import nearest
 
 PROGRAM = "python -m cdrl_pl"
-SHORT = {  # of fit, validate, test and predict
-    "--T1": "--model.T1",
-    "--T2": "--model.T2",
-    "--stop": "--model.stop",
-    "--T_max": "--model.T_max",
-    "--workers": "--data.pool.workers",
-    "--copies": "--data.pool.copies",
-    "--seed": "--seed_everything",
-    "--precision": "--trainer.precision",
-    "--devices": "--trainer.devices",
-    "--episodes": "--data.evaluation_episodes",
+
+
+class Short(NamedTuple):
+    """A short option of fit, validate, test and predict.
+
+    Attributes:
+        value: what stands for its value in the help.
+        help: what it sets, with its unit.
+        stands_for: the option that it is another name of; None: it is read before any other option.
+    """
+
+    value: str
+    help: str
+    stands_for: str | None = None
+
+
+SHORT = {
+    "--T1": Short("N", "decisions of the student at which alignment training starts, for every transfer", "--model.T1"),
+    "--T2": Short("N", "decisions of the student at which distillation starts, for every transfer", "--model.T2"),
+    "--stop": Short("N", 'decisions of the student at which both end, for every transfer, or "never"', "--model.stop"),
+    "--T_max": Short("N", "decisions of every agent at which the run ends", "--model.T_max"),
+    "--workers": Short("N", "environment worker processes per agent", "--data.pool.workers"),
+    "--copies": Short("N", "environment copies per worker", "--data.pool.copies"),
+    "--seed": Short("N", "seed of everything, without unit (without it: 0)", "--seed_everything"),
+    "--precision": Short("P", "32-true, bf16-mixed or 16-mixed", "--trainer.precision"),
+    "--devices": Short("N", "devices to train on; with --trainer.strategy ddp for several", "--trainer.devices"),
+    "--teacher": Short("F", "(test, validate, predict) a certificated teacher's folder instead of a config ..."),
+    "--env": Short("ID", "... and the task it plays, its own unless given"),
+    "--episodes": Short(
+        "N", "(test, validate) episodes per agent and way of choosing actions", "--data.evaluation_episodes"
+    ),
+    "--imports": Short(
+        "A,B", "refuse configs that would import anything but what is in these packages, before any import"
+    ),
 }
+SEED = "seed of environments, actions and networks, without unit; true or nothing: PL_GLOBAL_SEED, or else 0"
+CKPT_PATH = (
+    "resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder; options given "
+    "beside it hold"
+)
+TRAINER = {  # what is said of the trainer's options that mean something else, or more, in this program
+    "callbacks": (
+        "callbacks by class path: Lightning's own, and callbacks.ActionDistributions, callbacks.AlignmentSchedule, "
+        "callbacks.CertificatedTeacher, callbacks.DistillationSchedule, callbacks.EnvStepsCheckpoint, "
+        "callbacks.Progress and callbacks.StoredAlignment; fit adds the ones that every training needs"
+    ),
+    "default_root_dir": "folder in which every run gets a folder of its own, version_N",
+    "logger": "loggers by class path; null or true: TensorBoard and CSV files in the run's folder; false: none",
+}
+NESTED = (
+    "Options within an option, such as those of one agent's learner, are listed by their own help: "
+    "--model.agents.learner.help, --model.transfers.weight.help, --data.pool.help; those of a callback by "
+    "--trainer.callbacks.help=callbacks.CertificatedTeacher."
+)
 
 
 class OptionParser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""``python -m cdrl_pl report FOLDER`` and ``python -m cdrl_pl report NAME=RUN ...``."""
+"""The command line of reports: ``python -m cdrl_pl report FOLDER`` and ``python -m cdrl_pl report NAME=RUN ...``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: 2 where an option or a folder is wrong, or matplotlib is missing.
     """
     parser = OptionParser("report", ABOUT)
-    parser.add_argument("runs", nargs="+", metavar="FOLDER|[NAME=]RUN")
+    parser.add_argument(
+        "runs", nargs="+", metavar="FOLDER|[NAME=]RUN", help="an experiment's folder, or runs with the arms they are of"
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="where the report goes (default: FOLDER/report, or that of --table; runs: report)"
     )
@@ -42,10 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--agent", metavar="NAME", help="the agent measured (runs; default: the first that learned)")
     parser.add_argument("--baseline", metavar="NAME", help="the arm compared with (runs; default: the first)")
     parser.add_argument(
-        "--threshold", type=float, metavar="R", help="training return whose first crossing is timed (runs)"
+        "--threshold", type=float, metavar="R", help="training return, in points, whose first crossing is timed (runs)"
     )
     parser.add_argument(
-        "--floor", type=float, metavar="R", help="return of a policy that knows nothing (runs; default: 0)"
+        "--floor",
+        type=float,
+        metavar="R",
+        help="return, in points, of a policy that knows nothing (runs; default: 0)",
     )
     given = parser.read(arguments)
     try:

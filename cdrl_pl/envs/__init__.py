@@ -24,7 +24,12 @@ __all__ = [
 
 
 def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:
-    """A running copy of the task; the same config and seed give the same game. ``render``: pictures will be asked for.
+    """A running copy of the task; the same config and seed give the same game.
+
+    Args:
+        config: the task.
+        seed: of the copy, without unit.
+        render: pictures will be asked for.
 
     Raises:
         EnvError: what ``resolve`` raises, or spaces that the agents cannot use.

@@ -1,4 +1,4 @@
-"""What a config says of an environment, checked; and what the agents need to know of it. Torch-free."""
+"""Environment configs, resolved and checked, and the specs that agents need of them. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ class EnvConfig:
     """One task.
 
     Attributes:
-        id: a preset (Pong-2017, Bowling-2017), or any Gymnasium id (ALE/Pong-v5, Bowling-v0, CartPole-v1); module:id
-            imports the module that registers it first.
-        frame_skip: frames per decision, or [least, most] to draw from each time (both included); null: the id's own.
+        id: A preset (Pong-2017, Bowling-2017), or any Gymnasium id (ALE/Pong-v5, Bowling-v0, CartPole-v1). module:id
+            imports the module that registers the id first.
+        frame_skip: Frames per decision, or [least, most] to draw from at each decision, both included; null takes the
+            id's own. Atari only.
+        repeat_action_probability: Probability per frame that the emulator repeats the last action, 0 to 1; null takes
+            the id's own. Atari only.
+        max_episode_steps: Decisions after which an episode is truncated; null takes the id's own limit.
+        full_action_space: Offers all 18 Atari actions instead of the game's minimal set. Atari only.
+        noop_max: Most no-op actions at the start of an episode; their number is drawn anew for each episode, from 0 on.
             Atari only.
-        repeat_action_probability: chance per frame that the emulator repeats the last action; null: the id's own.
-            Atari only.
-        max_episode_steps: decisions after which an episode is truncated; null: the id's own.
-        full_action_space: all 18 Atari actions instead of the game's minimal set. Atari only.
-        noop_max: up to this many no-ops at an episode's start, drawn per episode. Atari only.
-        image_size: side of the square grey image that image observations become, in pixels.
-        crop: first and last row (excluded) kept of an image before resizing. null: the paper's 34..194 for Atari (whose
-            screens have 210 rows: [0, 210] keeps all of them), all rows elsewhere.
-        actions: the game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice;
-            null: the game's own actions. Tasks whose right alignment is known are made this way.
-        kwargs: further keyword arguments of gymnasium.make; not for Atari.
+        image_size: Side of the square grey image that image observations become, in pixels.
+        crop: First and last row of pixels of an image, the last excluded, that are kept before resizing. null is the
+            paper's [34, 194] for Atari (whose screens have 210 rows: [0, 210] keeps all of them), and all rows
+            elsewhere.
+        kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
+        actions: The game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice; null
+            keeps the game's own. Tasks whose right alignment is known are made this way.
     """
 
     id: str
@@ -50,10 +52,16 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What the agents need to know of a task: shapes and meanings."""
+    """What the agents need to know of a task: shapes and meanings.
 
-    obs_shape: tuple[int, ...]  # [C, H, W] or [N]
-    obs_dtype: str  # "uint8" or "float32"
+    Attributes:
+        obs_shape: Shape of one observation: [C, H, W] of an image, [N] of a vector.
+        obs_dtype: Type of its numbers: "uint8" or "float32".
+        action_meanings: Name of each action.
+    """
+
+    obs_shape: tuple[int, ...]
+    obs_dtype: str
     action_meanings: tuple[str, ...]
 
     @property
@@ -181,7 +189,7 @@ def with_noops(config: EnvConfig, noop_max: int) -> EnvConfig:
 
 
 def is_atari(config: EnvConfig) -> bool:
-    """Whether the lean emulator path plays this (resolved) config."""
+    """Returns whether the lean emulator path plays this (resolved) config."""
     spec = registry().get(config.id.rpartition(":")[2])
     return (
         spec is not None and spec.entry_point == "ale_py.env:AtariEnv" and spec.kwargs.get("obs_type", "rgb") == "rgb"

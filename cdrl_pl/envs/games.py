@@ -1,4 +1,4 @@
-"""What every running game offers, and what both kinds of game share. Torch-free."""
+"""The interface of every running game, and what both kinds of game share. Torch-free."""
 
 from __future__ import annotations
 
@@ -52,10 +52,14 @@ def chosen_actions(config: EnvConfig, own: Sequence[Any]) -> list[Any]:
 
 
 def check_crop(config: EnvConfig, rows: int) -> None:
-    """Whether ``config.crop`` lies within a picture of so many rows.
+    """Refuses a ``config.crop`` that does not lie within a picture.
+
+    Args:
+        config: of the task.
+        rows: height of the picture, in pixels.
 
     Raises:
-        EnvError: it does not.
+        EnvError: naming both.
     """
     if config.crop is not None and config.crop[1] > rows:
         raise EnvError(f"env.crop is {config.crop}; {config.id} has {rows} rows")
@@ -76,10 +80,15 @@ def area_weights(source: int, target: int) -> Array:
 
 
 def resize(frame: Array, crop: tuple[int, int] | None, out: Array) -> None:
-    """A grey frame [H, W] uint8 cropped by rows and resized into ``out`` [1, S, S]: the mean of the area covered.
+    """Crops a grey frame by rows and resizes it into ``out``: the mean of the area covered.
 
     Two small matrix products: in half the time of OpenCV's INTER_AREA, and equal to it but for the last grey level
     (docs/performance.md).
+
+    Args:
+        frame: [H, W] uint8.
+        crop: first and last row of pixels that are kept, the last excluded; None keeps all.
+        out: [1, S, S], which is filled.
     """
     if crop is not None:
         frame = frame[crop[0] : crop[1]]

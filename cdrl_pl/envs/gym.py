@@ -15,6 +15,11 @@ class GymGame:
 
     Methods as in ``Game``. Every episode is seeded by its number, so where a game stands is that number and its
     actions so far.
+
+    Args:
+        config: the task, resolved.
+        seed: of the copy, without unit.
+        render: pictures will be asked for.
     """
 
     def __init__(self, config: EnvConfig, seed: int, render: bool = False) -> None:

@@ -22,7 +22,13 @@ TICK_SECONDS = 0.5  # between two signs of life of an evaluation
 
 
 class CopyQuota(NamedTuple):
-    """What one copy of the environment plays in an evaluation."""
+    """What one copy of the environment plays in an evaluation.
+
+    Attributes:
+        env_seed: of the copy.
+        sampling_seed: of the actions that are sampled in it.
+        episodes: number of episodes.
+    """
 
     env_seed: np.random.SeedSequence
     sampling_seed: np.random.SeedSequence
@@ -44,13 +50,13 @@ def evaluate(
     Args:
         network: used as it is, without gradient: on its own device, or on the CPU in several processes.
         env: the task; ``noop_max`` in it gives random starts.
-        episodes: how many, over all copies.
+        episodes: number of episodes, over all copies.
         greedy: the most probable action instead of a sampled one.
-        seed: of the environments and of the sampling.
+        seed: of the environments and of the sampling, without unit.
         copies: environments played side by side.
         interrupted: asked twice a second whether the evaluation should end.
-        processes: that share the copies; 1 plays them here. Copies have randomness of their own, so the number of
-            processes changes a score only through the rounding of logits.
+        processes: number of processes that share the copies; 1 plays them here. Copies have randomness of their own, so
+            the number of processes changes a score only through the rounding of logits.
 
     Raises:
         Stopped: ``interrupted`` said so.

@@ -18,9 +18,14 @@ class Score:
     """Returns of whole episodes (the game's own) of one frozen policy, and how they were played.
 
     Attributes:
-        episodes: how many. mean, std: of the returns (std over episodes, ddof 0). mean_length: in decisions.
-        returns: every episode's return. policy: "sampled" or "greedy". seed: of the environments and of the sampling.
-        noop_max: no-op starts, drawn from 0 to this.
+        episodes: number of episodes.
+        mean: mean of the returns, in points.
+        std: standard deviation of the returns over episodes (ddof 0), in points.
+        mean_length: mean length of an episode, in decisions.
+        returns: return of every episode, in points.
+        policy: "sampled" or "greedy".
+        seed: of the environments and of the sampling, without unit.
+        noop_max: most no-op actions at the start of an episode, drawn from 0 to this.
     """
 
     episodes: int
@@ -37,7 +42,8 @@ def score_record(env: EnvConfig, env_steps: int | None, evaluation: dict[str, Sc
     """A frozen policy's scores with all of their protocol, as plain JSON.
 
     Args:
-        env: that was played, resolved. env_steps: decisions that the policy had learned from; null: not known.
+        env: that was played, resolved.
+        env_steps: decisions that the policy had learned from; null: not known.
         evaluation: "sampled" and "greedy", as in a certificate.
     """
     scores = {policy: asdict(score) for policy, score in evaluation.items()}

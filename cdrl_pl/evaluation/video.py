@@ -19,7 +19,14 @@ SMALL = 400  # pixels of height below which a picture is doubled
 def record(
     network: PolicyNetwork, env: EnvConfig, greedy: bool = False, seed: int = 0, max_steps: int = 10_000
 ) -> tuple[np.ndarray[Any, Any], Episode]:
-    """Plays one episode, of at most ``max_steps`` decisions.
+    """Plays one episode.
+
+    Args:
+        network: the frozen policy.
+        env: the task.
+        greedy: the most probable action instead of a sampled one.
+        seed: of the environment and of the sampling, without unit.
+        max_steps: decisions after which the episode is taken as it is.
 
     Returns:
         Its frames [N + 1, H, W, 3] uint8 of N decisions, and the episode.
@@ -40,7 +47,7 @@ def save_episode(network: PolicyNetwork, env: EnvConfig, path: Path, seed: int) 
         network: the frozen policy.
         env: the task.
         path: of the video, an .mp4 file; its folder is made.
-        seed: of the environment and of the sampling.
+        seed: of the environment and of the sampling, without unit.
 
     Raises:
         OSError: the video cannot be written.

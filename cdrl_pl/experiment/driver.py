@@ -1,4 +1,4 @@
-"""Runs what is missing of an experiment, seed by seed and arm by arm, as many at once as asked."""
+"""The driver of an experiment: runs what is missing, seed by seed and arm by arm, as many at once as asked."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class Driver:
     """One experiment under way in its folder.
 
     Args:
-        experiment: what to run. source: its file, a copy of which stays in the folder. jobs: runs at once.
+        experiment: what to run.
+        source: the experiment's file, a copy of which stays in the folder.
+        jobs: number of runs at once.
         command: the command line's program.
+        set_aside: moves runs that differ out of the way instead of refusing them.
 
     Raises:
         ExperimentError: another experiment works in the folder; an arm's config is wrong, or could not be compared
@@ -154,6 +157,11 @@ def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
 
 def check_fair(experiment: Experiment, arm: Arm, config: dict[str, Any]) -> None:
     """Refuses what would leave no final policy, or a run that may end before the common budget.
+
+    Args:
+        experiment: whose budget holds for every arm.
+        arm: that is checked.
+        config: of the arm, resolved.
 
     Raises:
         ExperimentError: naming the arm and what to change.

@@ -1,4 +1,4 @@
-"""What one run's folder holds: attempts (one per start, none ever overwritten), checkpoints, fingerprint, scores."""
+"""One run's folder: attempts (one per start, none ever overwritten), checkpoints, fingerprint, scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ EVALUATION = "evaluation"  # the folder of the evaluation, below the run's
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``FOLDER/<arm>/seed-<n>/``, with one ``version_N`` below it per attempt."""
+    """``FOLDER/<arm>/seed-<n>/``, with one ``version_N`` below it per attempt.
+
+    Attributes:
+        path: of the folder.
+    """
 
     path: Path
 

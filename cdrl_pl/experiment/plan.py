@@ -1,4 +1,4 @@
-"""What an experiment file says: arms, seeds, one budget for all, and how the final policies are scored."""
+"""Experiment files: arms, seeds, one budget for all, and how the final policies are scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ class ExperimentError(ConfigError):
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: ``config`` files, later ones over earlier ones, then ``overrides`` (``--option=value``)."""
+    """One way to train: ``config`` files, later ones over earlier ones, then ``overrides`` (``--option=value``).
+
+    Attributes:
+        name: of the arm, and of its folder.
+        config: config files, later ones over earlier ones.
+        overrides: further options of the command line.
+        title: for people; empty where there is none.
+    """
 
     name: str
     config: tuple[str, ...]
@@ -34,7 +41,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Published:
-    """A published number to show beside an arm's, with how it was measured, since protocols differ."""
+    """A published number to show beside an arm's, with how it was measured, since protocols differ.
+
+    Attributes:
+        arm: beside which the number is shown.
+        value: mean return, in points.
+        protocol: how the number was measured.
+        spread: of the number, in points; null where none was published.
+        source: where it was published.
+    """
 
     arm: str
     value: float
@@ -48,12 +63,17 @@ class Experiment:
     """Arms that are compared, each with every seed and the same number of decisions.
 
     Attributes:
-        name: for people. folder: where runs go, ``FOLDER/<arm>/seed-<n>/``. agent: the agent that is measured.
-        baseline: the arm that the others are compared with. arms: in the order shown.
-        seeds: of every arm. T_max: decisions of every run. episodes: of each evaluation of a final policy.
-        noop_max: random no-op starts in that evaluation; Atari only.
-        threshold: mean training return whose first crossing is timed; null: none.
-        floor: return of a policy that knows nothing, from which areas under curves are counted.
+        name: for people.
+        folder: where runs go, ``FOLDER/<arm>/seed-<n>/``.
+        agent: name of the agent that is measured.
+        baseline: name of the arm that the others are compared with.
+        arms: in the order shown.
+        seeds: of every arm, without unit.
+        T_max: decisions of every run.
+        episodes: number of episodes of each evaluation of a final policy.
+        noop_max: most random no-op actions at the start of an episode of that evaluation; Atari only.
+        threshold: mean training return, in points, whose first crossing is timed; null: none.
+        floor: return, in points, of a policy that knows nothing, from which areas under curves are counted.
         paper: published numbers.
     """
 

@@ -36,7 +36,19 @@ def _end_with_parent() -> None:
 
 @dataclass
 class Run:
-    """An arm with a seed. ``state`` is waiting, training, evaluating, done or failed; ``reason`` says why it failed."""
+    """An arm with a seed.
+
+    Attributes:
+        experiment: that the run is of.
+        arm: of the experiment.
+        seed: of everything, without unit.
+        command: the command line's program.
+        state: waiting, training, evaluating, done or failed.
+        reason: why it failed; empty otherwise.
+        process: the one under way; null where there is none.
+        started_at: when, in seconds of the monotonic clock.
+        resumed_from: decisions of the checkpoint that it went on from; 0 where it began anew.
+    """
 
     experiment: Experiment
     arm: Arm
@@ -61,7 +73,7 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether its process has been started and not been seen to end."""
+        """Returns whether its process has been started and not been seen to end."""
         return self.process is not None
 
     def start(self, fingerprint: Fingerprint) -> None:

@@ -27,7 +27,13 @@ GRID_POINTS = 200
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of what is not data."""
+    """Colours of what is not data.
+
+    Attributes:
+        text: colour of the text.
+        grid: colour of the grid.
+        background: colour behind everything.
+    """
 
     text: str
     grid: str
@@ -203,7 +209,10 @@ def _over_time(
     """A panel per transfer: columns of the log, one line per run, with T1, T2 and stop marked.
 
     Args:
+        comparison: what is drawn.
         lines: of a transfer's name and its student: label -> column. A transfer of which nothing was logged has none.
+        label: of the vertical axis, with its unit.
+        scale: of the vertical axis, "log" or "linear".
     """
     edges = [
         (arm, edge, columns)
@@ -238,7 +247,7 @@ def _over_time(
 
 
 def _logged(runs: Sequence[RunData], name: str, columns: dict[str, str]) -> bool:
-    """Whether a run has any of the columns that are the transfer's own."""
+    """Returns whether a run has any of the columns that are the transfer's own."""
     return any(len(run.curve(c)[0]) for run in runs for c in columns.values() if name in c.split("/"))
 
 

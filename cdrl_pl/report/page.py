@@ -1,4 +1,4 @@
-"""Writes a report: one HTML page that needs no other file, the same as Markdown, and its figures as PNG files."""
+"""The pages of a report: one HTML page that needs no other file, the same as Markdown, and its figures as PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of arms: intervals over runs, aggregate scores, and how fast curves rise. NumPy alone.
+"""Statistics of arms: intervals over runs, aggregate scores, and how fast curves rise. NumPy alone.
 
 Definitions of interquartile mean, probability of improvement and stratified bootstrap are those of Agarwal, Schwarzer,
 Castro, Courville and Bellemare, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021),
@@ -23,7 +23,12 @@ RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """A confidence interval; both ends NaN where it cannot be had (a single run)."""
+    """A confidence interval; both ends NaN where it cannot be had (a single run).
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+    """
 
     low: float
     high: float
@@ -40,7 +45,10 @@ def bootstrap(
 
     Args:
         statistic: of arrays [R, N_1], [R, N_2], ..., one per arm; gives [R].
-        samples: one number per run, for every arm.
+        *samples: one number per run, for every arm.
+        confidence: probability that the interval covers, 0 to 1.
+        resamples: number of resamples, R.
+        seed: of the resampling, without unit.
 
     Raises:
         ValueError: an arm without runs.
@@ -80,7 +88,8 @@ def probability_of_improvement(scores: Array, baseline: Array) -> Array:
     """Chance that a run of the arm scores above a run of the baseline, over all pairs; a tie counts one half.
 
     Args:
-        scores: [..., N]. baseline: [..., M].
+        scores: of the arm's runs, [..., N].
+        baseline: of the baseline's runs, [..., M].
     """
     x, y = np.asarray(scores, float)[..., :, None], np.asarray(baseline, float)[..., None, :]
     return np.asarray(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
@@ -101,6 +110,8 @@ def band(curves: Array, resamples: int = 2000, seed: int = 0) -> tuple[Array, Ar
 
     Args:
         curves: [N, G] on one grid.
+        resamples: number of resamples.
+        seed: of the resampling, without unit.
     """
     count = len(curves)
     if count < 2:
@@ -127,7 +138,9 @@ def area_ratio(heights: Array, baseline: Array, floor: float = 0.0) -> Array:
     NaN where the baseline's area is not above 0, since a ratio then says nothing.
 
     Args:
-        heights: mean height per run, [..., N]. baseline: [..., M].
+        heights: mean height per run, [..., N], in points.
+        baseline: mean height per run of the baseline, [..., M], in points.
+        floor: return, in points, from which both are counted.
     """
     over, under = mean(heights) - floor, mean(baseline) - floor
     return np.where(under > 0, over / np.where(under > 0, under, 1.0), np.nan)
@@ -144,6 +157,12 @@ class Times(NamedTuple):
 
     Runs that did not reach it count as later than every other in the median, which is infinite where half or more did
     not. ``mean`` counts them with the budget, the least that it can have taken: with any of them it is a lower bound.
+
+    Attributes:
+        reached: number of runs that reached the threshold.
+        runs: number of runs.
+        median: decisions; infinite where half of the runs or more did not reach it.
+        mean: decisions; a lower bound where any run did not reach it.
     """
 
     reached: int
@@ -153,7 +172,7 @@ class Times(NamedTuple):
 
     @property
     def is_bound(self) -> bool:
-        """Whether the mean is only a lower bound."""
+        """Returns whether the mean is only a lower bound."""
         return self.reached < self.runs
 
 

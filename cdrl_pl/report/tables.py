@@ -22,7 +22,14 @@ JUMP_START = 0.1  # of the budget
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below a head; ``note`` is said under it."""
+    """Rows below a head.
+
+    Attributes:
+        title: of the table.
+        head: names of the columns.
+        rows: cells of every row.
+        note: what is said under the table.
+    """
 
     title: str
     head: tuple[str, ...]

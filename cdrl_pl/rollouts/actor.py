@@ -1,4 +1,4 @@
-"""Where actions are decided: the one small interface between a worker and the policy it plays."""
+"""The actor: the one small interface between a worker and the policy it plays."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ class LocalActor:
     """A copy of the policy inside the worker, on one thread.
 
     Chosen over batched inference beside the learner by measurement (docs/performance.md): no hand-over per step.
+
+    Args:
+        network: structure of the policy network.
+        spec: of the task.
+        weights: shared memory with the newest weights.
+        copies: environment copies, B.
+        rng: for sampling actions.
+        bf16: whether trunk and memory act in bfloat16.
     """
 
     def __init__(

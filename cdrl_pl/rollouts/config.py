@@ -1,4 +1,4 @@
-"""How environments are played, as a config says it."""
+"""Settings of a pool, as a config has them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ class PoolConfig:
     """How the environments of each agent are played.
 
     Attributes:
-        workers: processes per agent; null shares the machine's cores among the agents.
-        copies: environment copies per worker (B).
-        steps: decisions of each copy in a rollout (T; the paper's t_max).
-        queue: rollouts a worker may be ahead of the learner, the one it is playing included.
-        deterministic: play in rounds, all workers with the same weights, and hand over in order: the same seed gives
-            the same rollouts bit for bit. Slower: nobody plays while the learner learns.
-        concatenate: join rollouts of one worker that are already waiting, up to ``queue`` (the authors' program).
-        bf16: act with trunk and memory in bfloat16; null: where the trainer's precision is bf16 and the CPU is fast
-            at it.
-        stall_timeout: seconds without any rollout after which the run ends with an error.
-        hang_rollouts: rollouts that each of the other workers may finish while one finishes none; a worker that falls
+        workers: Environment worker processes per agent; null shares the machine's cores among the agents.
+        copies: Environment copies per worker (B).
+        steps: Decisions of each copy in a rollout (T; the paper's t_max).
+        queue: Rollouts that a worker may be ahead of the learner, the one it is playing included.
+        deterministic: Plays in rounds, all workers with the same weights, and hands over in order: the same seed gives
+            the same rollouts bit for bit. Slower, since nobody plays while the learner learns.
+        concatenate: Joins rollouts of one worker that are already waiting, up to ``queue`` of them (the authors'
+            program).
+        bf16: Acts with trunk and memory in bfloat16; null does where the trainer's precision is bf16 and the CPU is
+            fast at it.
+        stall_timeout: Seconds without any rollout after which the run ends with an error.
+        hang_rollouts: Rollouts that each of the other workers may finish while one finishes none. A worker that falls
             further behind, and has been silent for a quarter of ``stall_timeout``, is taken for hung and replaced.
-        max_restarts: times in a row that a worker may die without finishing a rollout.
-        start_method: forkserver or spawn.
+        max_restarts: Times in a row that a worker may die without finishing a rollout.
+        start_method: How worker processes are started: forkserver or spawn.
     """
 
     workers: int | None = None

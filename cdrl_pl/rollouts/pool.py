@@ -32,6 +32,16 @@ class Pool:
         ...                     # learn
         pool.publish(network, 1)
         pool.close()            # also when the trainer is collected or exits
+
+    Args:
+        name: of the agent.
+        env: the task.
+        spec: of the task.
+        network: structure of the policy network.
+        config: of the pool.
+        seed: of environments and actions, as a SeedSequence takes it.
+        interrupted: whether the run was told to end.
+        clock: seconds, for telling a worker that hangs.
     """
 
     def __init__(

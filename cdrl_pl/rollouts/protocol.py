@@ -1,4 +1,4 @@
-"""What the trainer and a worker process say to each other."""
+"""Messages between the trainer and a worker process."""
 
 from __future__ import annotations
 
@@ -31,27 +31,49 @@ class Reply(Enum):
 
 
 class RolloutReply(NamedTuple):
-    """The reply to PLAY."""
+    """The reply to PLAY.
+
+    Attributes:
+        slot: that was filled.
+        policy_version: of the policy that played it.
+        episodes: that ended in it.
+        play_seconds: seconds of playing.
+        wait_seconds: seconds of waiting for a free slot before it.
+        generation: of the worker, counted by the pool.
+    """
 
     slot: int
     policy_version: int
     episodes: tuple[Episode, ...]
     play_seconds: float
-    wait_seconds: float  # waiting for a free slot before it
-    generation: int = 0  # of the worker, counted by the pool
+    wait_seconds: float
+    generation: int = 0
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """Everything a worker needs to know; sent to its process once."""
+    """Everything a worker needs to know; sent to its process once.
+
+    Attributes:
+        name: of the agent.
+        env: the task.
+        spec: of the task.
+        network: structure of the policy network.
+        steps: decisions of each copy in a rollout, T.
+        copies: environment copies, B.
+        bf16: whether trunk and memory act in bfloat16.
+        entropy: of the SeedSequence of this worker's own randomness.
+        slots: shared memory for rollouts.
+        weights: shared memory with the newest weights.
+    """
 
     name: str
     env: EnvConfig
     spec: EnvSpec
     network: NetworkConfig
-    steps: int  # T
-    copies: int  # B
+    steps: int
+    copies: int
     bf16: bool
-    entropy: tuple[int, ...]  # of the SeedSequence of this worker's own randomness
+    entropy: tuple[int, ...]
     slots: Slots = field(repr=False)
     weights: SharedWeights = field(repr=False)

@@ -25,7 +25,14 @@ LINE = 64  # bytes; every field starts on a cache line, since where numbers lie 
 
 
 def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int) -> Schema:
-    """Shape and dtype of every tensor of a rollout of ``ROLLOUT_SCHEMA``: T = ``steps``, B = ``copies``."""
+    """Shape and dtype of every tensor of a rollout of ``ROLLOUT_SCHEMA``.
+
+    Args:
+        spec: of the task.
+        state_size: numbers of recurrent state per copy, S.
+        steps: decisions of each copy, T.
+        copies: environment copies, B.
+    """
     sizes = {"T+1": (steps + 1,), "T": (steps,), "B": (copies,), "S": (state_size,), "*observation": spec.obs_shape}
     return {
         name: (tuple(size for dim in dims for size in sizes[dim]), spec.obs_dtype if kind == "*observation" else kind)

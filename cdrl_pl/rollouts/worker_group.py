@@ -26,18 +26,32 @@ class WorkerError(RuntimeError):
 
 @dataclass
 class Worker:
-    """One process. A replacement has a pipe of its own, so nothing that a dead one sent late is ever read."""
+    """One process. A replacement has a pipe of its own, so nothing that a dead one sent late is ever read.
+
+    Attributes:
+        index: of the worker in its group.
+        process: under way.
+        connection: the pool's end of the pipe.
+        owed: slots it was told to fill and has not.
+        generation: number of processes that were in its place before.
+        restarts: number of restarts since its last rollout.
+        rollouts: number of rollouts that it has finished.
+        ready: whether its games are made.
+        heard: seconds on the clock when it last answered.
+        behind: rollouts of its peers since then, while it owed one.
+        seed: of its environments and actions.
+    """
 
     index: int
     process: Any
     connection: Any
-    owed: set[int]  # slots it was told to fill and has not
+    owed: set[int]
     generation: int = 0
-    restarts: int = 0  # since its last rollout
+    restarts: int = 0
     rollouts: int = 0
-    ready: bool = False  # its games are made
-    heard: float = 0.0  # the clock when it last answered
-    behind: int = 0  # rollouts of its peers since then, while it owed one
+    ready: bool = False
+    heard: float = 0.0
+    behind: int = 0
     seed: tuple[int, ...] = ()
 
 
@@ -45,10 +59,12 @@ class WorkerGroup:
     """The workers of one pool.
 
     Args:
-        context: of multiprocessing. worker: what every worker needs to know; each gets a seed of its own.
+        context: of multiprocessing.
+        worker: what every worker needs to know; each gets a seed of its own.
         config: of the pool.
         take: called with a worker's index and each rollout it finished.
-        interrupted: whether the run was told to end. clock: seconds, for telling a worker that hangs.
+        interrupted: whether the run was told to end.
+        clock: seconds, for telling a worker that hangs.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which checkpoint a run can go on from. Torch-free."""
+"""Checkpoints that a run can go on from. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ NAME = re.compile(r"env_steps=(\d+)\.ckpt")  # as callbacks.EnvStepsCheckpoint s
 
 
 class Checkpoint(NamedTuple):
-    """A file, and T in it."""
+    """A checkpoint file and the number of decisions at which it was written.
+
+    Attributes:
+        path: of the file.
+        env_steps: decisions at which it was written.
+    """
 
     path: Path
     env_steps: int
@@ -31,7 +36,7 @@ def saved(folders: Iterable[Path]) -> Iterator[Checkpoint]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint (a zip archive with checksums) is undamaged."""
+    """Returns whether a checkpoint (a zip archive with checksums) is undamaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

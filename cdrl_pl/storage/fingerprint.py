@@ -1,4 +1,4 @@
-"""What decides a result besides its seed: the resolved config, the source code, the versions. Torch-free.
+"""Fingerprints: resolved config, source code and versions, which decide a result besides its seed. Torch-free.
 
 Two runs belong to one arm only where all three agree.
 """
@@ -22,7 +22,13 @@ NOT_PART_OF_A_RUN = ("cdrl_pl/experiment/", "cdrl_pl/report/", "cdrl_pl/cli/expe
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Hashes (SHA-256, hex) of the resolved config without seed and paths and of the source code, and versions."""
+    """What two runs must have in common to belong to one arm.
+
+    Attributes:
+        config: SHA-256 of the resolved config without seed and paths, in hexadecimal digits.
+        code: SHA-256 of the source code, in hexadecimal digits.
+        versions: of the packages, by name.
+    """
 
     config: str
     code: str

@@ -45,7 +45,12 @@ def sha256(content: bytes) -> str:
 
 
 def read_verified(path: Path, checksum: str, expected: str) -> bytes:
-    """The content of a file whose checksum is known; ``expected`` as in ``read``.
+    """The content of a file whose checksum is known.
+
+    Args:
+        path: of the file.
+        checksum: its SHA-256, in hexadecimal digits.
+        expected: as in ``read``.
 
     Raises:
         CertificateError: as ``read``, or another checksum.
@@ -58,6 +63,11 @@ def read_verified(path: Path, checksum: str, expected: str) -> bytes:
 
 def check_tensors(path: Path, expected: Mapping[str, Tensor], what: str) -> None:
     """Compares names, shapes and types of the tensors in a file before anything of their size is allocated.
+
+    Args:
+        path: of the file.
+        expected: tensors whose names and shapes the file must have.
+        what: what the file should hold, for the message.
 
     Raises:
         CertificateError: it is no safetensors file, or holds other tensors than ``expected`` (float32 all).
@@ -92,7 +102,7 @@ def record(kind: type[Record], content: Any) -> Record:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a JSON value (lists as tuples) is of the type that a record's field declares."""
+    """Returns whether a JSON value (lists as tuples) is of the type that a record's field declares."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_is(value, one) for one in inner)

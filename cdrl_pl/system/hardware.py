@@ -1,4 +1,4 @@
-"""What is chosen by the machine where the config leaves it open; measured in docs/performance.md."""
+"""Choices by the machine where the config leaves them open; measured in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cores() -> int:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively; where it does not, bf16 is slower than fp32."""
+    """Returns whether the CPU multiplies bfloat16 natively; where it does not, bf16 is slower than fp32."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

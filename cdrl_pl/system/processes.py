@@ -26,7 +26,13 @@ TICK = None  # the message of a job that gets on; a result comes as a tuple of o
 
 
 class Failure(NamedTuple):
-    """An exception in a worker, as text, since its class may not exist in the trainer."""
+    """An exception in a worker, as text, since its class may not exist in the trainer.
+
+    Attributes:
+        kind: name of the exception's class.
+        text: of the exception.
+        traceback: of the exception, as text.
+    """
 
     kind: str
     text: str
@@ -55,7 +61,9 @@ def in_processes(
 
     Args:
         function: importable by name, as everything it is sent; it calls ``tick`` as it gets on.
-        interrupted: asked twice a second. stall: seconds without a tick of any job after which the call ends.
+        jobs: each in a process of its own.
+        interrupted: asked twice a second whether the call should end.
+        stall: seconds without a tick of any job after which the call ends.
 
     Raises:
         ProcessError: see there.

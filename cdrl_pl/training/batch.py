@@ -1,4 +1,4 @@
-"""What the learner gets at each step."""
+"""The batch that the learner gets at each step."""
 
 from __future__ import annotations
 

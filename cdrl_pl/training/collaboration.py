@@ -41,20 +41,20 @@ class Collaboration(pl.LightningModule):
     a transfer is online transfer; two learning agents and a transfer is the collaboration.
 
     Args:
-        agents: by name: each learns in an environment, or is a frozen expert from a certificate.
-        transfers: who teaches whom, from when to when.
-        T_max: decisions of every learning agent at which the run ends, over all workers and ranks.
+        agents: Agents by name; each learns in an environment, or is a frozen expert from a certificate.
+        transfers: Who teaches whom, from when to when.
+        T_max: Decisions of every learning agent at which the run ends, over all workers and ranks.
         preset: "paper" for the text's reading of its open points, "code" for the authors' program.
-        preset_overrides: single points to take differently from the preset.
-        log_every: decisions between two log lines.
-        window: training episodes in the reported mean return.
-        T1: decisions of the student at which alignment training starts, for every transfer; null: as each says.
-        T2: decisions of the student at which distillation starts, for every transfer; null: as each says.
-        stop: decisions of the student at which both end, for every transfer, or "never"; null: as each says.
-        control: a stand-in for the teacher in every transfer: none, random, shuffled, constant, lagged or own; null: as
+        preset_overrides: Single points to take differently from the preset.
+        log_every: Decisions between two log lines.
+        window: Training episodes in the reported mean return.
+        T1: Decisions of the student at which alignment training starts, for every transfer; null: as each says.
+        T2: Decisions of the student at which distillation starts, for every transfer; null: as each says.
+        stop: Decisions of the student at which both end, for every transfer, or "never"; null: as each says.
+        control: Stand-in for the teacher in every transfer: none, random, shuffled, constant, lagged or own; null: as
             each transfer says.
-        weight: of the distillation loss beside the reinforcement loss, without unit, for every transfer; 0 computes
-            everything and distils nothing; null: as each says.
+        weight: Weight of the distillation loss beside the reinforcement loss, without unit, for every transfer; 0
+            computes everything and distils nothing; null: as each says.
 
     Raises:
         ConfigError: a graph that cannot be, naming the option, its value and what is allowed; before any worker starts.

@@ -98,12 +98,13 @@ class RolloutDataModule(pl.LightningDataModule):
     """Starts and ends the workers of every playing agent of the model.
 
     Args:
-        pool: how environments are played in training.
-        seed: of environments and actions, 0 or more; null takes ``seed_everything``'s.
-        learner_threads: threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
-        evaluation_episodes: episodes per agent and policy in ``validate`` and ``test``.
-        evaluation_agents: agents that those two play; null: all.
-        noop_max: random no-op starts in ``validate``, ``test`` and ``predict``; Atari only.
+        pool: How environments are played in training.
+        seed: Seed of environments and actions, an integer of 0 or more without unit; null takes ``seed_everything``'s.
+        learner_threads: Threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
+        evaluation_episodes: Episodes per agent and way of choosing actions in ``validate`` and ``test``.
+        noop_max: Most random no-op actions at the start of an episode in ``validate``, ``test`` and ``predict``; Atari
+            only.
+        evaluation_agents: Names of the agents that ``validate`` and ``test`` evaluate; null: all.
     """
 
     def __init__(

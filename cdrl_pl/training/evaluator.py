@@ -1,4 +1,4 @@
-"""What ``validate``, ``test`` and ``predict`` do: agents with frozen policies play fresh environments."""
+"""The evaluator of ``validate``, ``test`` and ``predict``: agents with frozen policies play fresh environments."""
 
 from __future__ import annotations
 

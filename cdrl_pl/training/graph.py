@@ -1,4 +1,4 @@
-"""What a config says of the graph: its agents, and whether its transfers can be."""
+"""The graph as a config has it: its agents, and the checks of its transfers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class AgentConfig:
     """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
 
     Attributes:
-        env: the task.
-        network: structure of the policy network.
-        learner: how it learns from its own rewards.
-        certificate: a teacher's folder; it brings network and env, and the agent does not learn. With ``env`` beside
-            it, the expert plays that task instead of its own.
-        actions: indices into a certificated agent's actions: the same expert in the same game with its actions so
-            permuted or duplicated, exactly. (An agent that learns has ``env.actions``.)
-        teacher_weights: how it shares its attention among several teachers.
+        env: Task that the agent plays. Required of an agent that learns; null for a certificated agent's own task.
+        network: Structure of the policy network; not read where there is a ``certificate``.
+        learner: Settings of the reinforcement loss and of the optimizer; not read where there is a ``certificate``.
+        certificate: Folder of a certificated teacher. It brings network and env, and the agent does not learn. With
+            ``env`` beside it, the expert plays that task instead of its own.
+        actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
+            permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
+        teacher_weights: How the student shares its attention among several teachers.
     """
 
     env: EnvConfig | None = None
@@ -63,7 +63,12 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
 
 
 def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
-    """Whether there can be such a graph.
+    """Refuses a graph that cannot be.
+
+    Args:
+        agents: by name.
+        transfers: in the config's order.
+        preset: the paper's text or its authors' program.
 
     Raises:
         ConfigError: naming the option, its value and what is allowed.

@@ -1,4 +1,4 @@
-"""What a run reports: finished episodes, averages between two log lines, and the lines themselves."""
+"""The log of a run: finished episodes, averages between two log lines, and the lines themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunLog:
         return sum(e.ret for e in episodes) / len(episodes) if episodes else None
 
     def due(self, env_steps: int) -> bool:
-        """Whether T has passed another multiple of ``every``."""
+        """Returns whether T has passed another multiple of ``every``."""
         return env_steps // self.every > self._written_at // self.every
 
     def line(self, env_steps: int, gather: Callable[[Episodes], Episodes]) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""What switches transfers: the base of the two schedule callbacks, so that the root can tell whether they are there."""
+"""The base of the two schedule callbacks, by which the root can tell whether they are there."""
 
 from __future__ import annotations
 

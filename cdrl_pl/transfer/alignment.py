@@ -21,15 +21,18 @@ class AlignmentConfig:
     """The alignment function of one transfer.
 
     Attributes:
-        kind: "deep" is the alignment network, "identity" passes the teacher's logits on (same action spaces only).
-        hidden: width of its hidden layers, in units.
-        depth: number of its hidden layers.
-        lr: Adam's learning rate.
-        max_grad_norm: global-norm clip of its gradient.
-        file: the .safetensors file of a stored F, which brings its own structure and stays as it is (the second stage
-            of the paper's offline protocol, Figure 6a); null makes a new one, which T1 begins to train.
-        divergence: between the student's policy and F(teacher); null takes the preset's, "forward" in the paper and
-            "reverse" in the program. See ``losses.divergence``.
+        kind: "deep" is the alignment network, "identity" passes the teacher's logits on (equal numbers of actions
+            only).
+        hidden: Width of every hidden layer of the alignment network, in units.
+        depth: Number of hidden layers of the alignment network.
+        lr: Learning rate of Adam, without unit.
+        max_grad_norm: Largest global norm of the alignment network's gradient, without unit; a longer one is scaled
+            down to it.
+        divergence: Divergence in nats between the student's policy and F(teacher): "forward", "reverse" or
+            "jensen_shannon"; null takes the preset's, "forward" in the paper and "reverse" in the program. See
+            ``losses.divergence``.
+        file: The .safetensors file of a stored F, which brings its own structure and stays as it is (the second stage
+            of the paper's offline protocol, Figure 6a); null makes a new one, which is trained from T1 on.
     """
 
     kind: Literal["deep", "identity"] = "deep"
@@ -42,7 +45,7 @@ class AlignmentConfig:
 
     @property
     def trainable(self) -> bool:
-        """Whether there is anything to train."""
+        """Returns whether there is anything to train."""
         return self.kind == "deep" and self.file is None
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class Alignment(pl.LightningModule):
 
     @property
     def trainable(self) -> bool:
-        """Whether there is anything to train."""
+        """Returns whether there is anything to train."""
         return self.config.trainable
 
     def forward(self, teacher_logits: Tensor) -> Tensor:

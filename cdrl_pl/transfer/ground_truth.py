@@ -1,4 +1,4 @@
-"""What F got right, where both ends of a transfer play one game and the right alignment is known."""
+"""The accuracy of F, where both ends of a transfer play one game and the right alignment is known."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ def accuracy(teacher_logits: Tensor, aligned: Tensor, ground_truth: Tensor) -> T
 
 
 def one_hot_accuracy(alignment: Alignment, ground_truth: Tensor, peak: float = 4.0) -> Tensor:
-    """``accuracy`` of F alone: one row per teacher action, whose logit is ``peak`` above the others', sum 0."""
+    """``accuracy`` of F alone: one row per teacher action, whose logit is above the others', sum 0.
+
+    Args:
+        alignment: F.
+        ground_truth: of ``ground_truth_map``, [k_alpha, k_beta].
+        peak: by how much the action's logit is above the others', without unit.
+    """
     rows = peak * torch.eye(len(ground_truth), device=next((p.device for p in alignment.parameters()), None))
     rows -= rows.mean(-1, keepdim=True)
     return accuracy(rows, alignment(rows), ground_truth)

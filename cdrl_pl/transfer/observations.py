@@ -13,7 +13,12 @@ Observations = Literal["none", "resize", "pad"]
 
 
 def check_observations(how: Observations, theirs: tuple[int, ...], own: tuple[int, ...]) -> None:
-    """Whether a teacher that reads observations of shape ``theirs`` can be given ones of shape ``own``.
+    """Refuses observations that the teacher cannot be given.
+
+    Args:
+        how: the adapter.
+        theirs: shape that the teacher reads.
+        own: shape that the student's environment gives.
 
     Raises:
         ConfigError: shapes that differ without an adapter, or that the adapter cannot bridge.
@@ -34,6 +39,11 @@ def adapt(obs: Tensor, shape: tuple[int, ...], how: Observations) -> Tensor:
 
     "resize" scales images (bilinear, antialiased); "pad" centres an image between zeros or cuts its middle out, and
     fills a vector with zeros at its end or cuts its end off.
+
+    Args:
+        obs: [T, B, *own].
+        shape: that the teacher reads.
+        how: the adapter.
     """
     if tuple(obs.shape[2:]) == shape:
         return obs

@@ -29,32 +29,33 @@ class TransferConfig:
     """One edge of the graph.
 
     Attributes:
-        teacher: name of the agent that teaches.
-        student: name of the agent that is taught.
-        T1: decisions of the student at which alignment training starts; null takes the preset's.
-        T2: decisions of the student at which distillation starts; null takes the preset's. A certificated student is
+        teacher: Name of the agent that teaches.
+        student: Name of the agent that is taught.
+        T1: Decisions of the student at which alignment training starts; null takes the preset's.
+        T2: Decisions of the student at which distillation starts; null takes the preset's. A certificated student is
             measured from then on, and not changed.
-        stop: decisions of the student at which both end; null takes the preset's, "never" has no end.
-        temperature: tau, without unit, dividing the target's logits in both losses.
-        temperature_end: tau it goes to in a straight line over ``temperature_steps`` decisions from the transfer's
-            start (T1, or T2 where F needs no training); null keeps it.
-        temperature_steps: decisions until tau is ``temperature_end``.
-        temperature_squared: multiply the distillation loss by tau^2 (Hinton, Vinyals, Dean 2015). There both sides are
-            softened and the factor keeps the size of the gradient; here, as in Eqs. 2 and 3, tau divides the target
+        stop: Decisions of the student at which both end; null takes the preset's, "never" has no end.
+        temperature: Temperature tau, without unit, that divides the target's logits in both losses.
+        temperature_end: Temperature, without unit, that is reached in a straight line over ``temperature_steps``
+            decisions from the transfer's start (T1, or T2 where F needs no training); null keeps ``temperature``.
+        temperature_steps: Decisions of the student until the temperature is ``temperature_end``.
+        temperature_squared: Multiplies the distillation loss by tau^2 (Hinton, Vinyals, Dean 2015). There both sides
+            are softened and the factor keeps the size of the gradient; here, as in Eqs. 2 and 3, tau divides the target
             alone, so that the factor weighs a softer target more.
-        weight: of the distillation loss beside the reinforcement loss; a number without unit, or a schedule of it.
-        divergence: between the aligned teacher and the distilled layer, in nats: "forward" is KL(teacher || student),
-            "reverse" the opposite, "jensen_shannon" lies between them.
-        layer: the student's layer that is distilled into; "policy" is the one that decides.
-        alignment: the alignment function F.
-        control: a stand-in for the teacher (spec section 7); "none" is the teacher itself. "random": a network of the
-            teacher's structure with random weights; "shuffled": the teacher's logits, permuted over the rows of a
-            rollout; "constant": zeros; "lagged": the student's own logits of some time ago; "own": the student's own
+        weight: Weight of the distillation loss beside the reinforcement loss: a number without unit, or a schedule of
+            it.
+        divergence: Divergence in nats between the aligned teacher and the distilled layer: "forward" is KL(teacher ||
+            student), "reverse" the opposite, "jensen_shannon" lies between them.
+        layer: Layer of the student that is distilled into; "policy" is the one that decides.
+        alignment: The alignment function F.
+        control: Stand-in for the teacher (spec section 7). "none" is the teacher itself, "random" a network of the
+            teacher's structure with random weights, "shuffled" the teacher's logits permuted over the rows of a
+            rollout, "constant" zeros, "lagged" the student's own logits of some time ago, "own" the student's own
             logits now.
-        lag: decisions of the student between two refreshes of its lagged copy.
-        observations: how observations of another size are made the teacher's: "resize" (images), "pad" (or cut; images
+        lag: Decisions of the student between two refreshes of its lagged copy.
+        observations: How observations of another size are made the teacher's: "resize" (images), "pad" (or cut; images
             around their middle, vectors at their end); "none" refuses them.
-        alarm: measures whether the transfer hurts, and may release its weight; null does not.
+        alarm: Measures whether the transfer hurts, and may release its weight; null does not.
     """
 
     teacher: str
@@ -221,7 +222,13 @@ class Transfer(nn.Module):
         return logits if self.shuffle is None else self.shuffle(logits)
 
     def refresh_lagged_policy(self, before: int, now: int, student: PolicyNetwork) -> None:
-        """Renews the lagged copy of the student where its T, going from ``before`` to ``now``, passed a multiple."""
+        """Renews the lagged copy of the student where its decisions passed a multiple of ``lag``.
+
+        Args:
+            before: decisions of the student at the last call.
+            now: decisions of the student now.
+            student: the student's network.
+        """
         if (
             self.config.control == "lagged"
             and self.control_network

@@ -22,16 +22,16 @@ class WeightConfig:
     """The weight of a transfer's distillation loss over time.
 
     Attributes:
-        shape: "constant" is ``start`` throughout; "linear" goes to ``end`` in a straight line, as teachers are annealed
-            in kickstarting (Schmitt et al. 2018), "cosine" along half a cosine (Loshchilov and Hutter 2017); "wean"
+        shape: "constant" is ``start`` throughout. "linear" goes to ``end`` in a straight line, as teachers are annealed
+            in kickstarting (Schmitt et al. 2018), "cosine" along half a cosine (Loshchilov and Hutter 2017). "wean"
             goes to ``end`` as the student's mean return goes from ``low`` to ``high`` (Agarwal, Schwarzer, Castro,
             Courville, Bellemare 2022, "Reincarnating reinforcement learning"). The transfer's stop cuts any of them.
-        start: weight beside the reinforcement loss, without unit, at T2.
-        end: weight that it goes to; not of "constant".
-        steps: decisions of the student from T2 until ``end``; of "linear" and "cosine".
-        low: mean return of the student, over the last ``model.window`` episodes as of the last log line, up to which
-            "wean" stays at ``start``.
-        high: mean return from which "wean" is at ``end``.
+        start: Weight of the distillation loss beside the reinforcement loss at T2, without unit.
+        end: Weight that is reached, without unit; not read under "constant".
+        steps: Decisions of the student from T2 until the weight is ``end``, under "linear" and "cosine".
+        low: Mean return of the student, in points, up to which "wean" stays at ``start``; measured over the last
+            ``model.window`` episodes as of the last log line.
+        high: Mean return of the student, in points, from which on "wean" is at ``end``.
     """
 
     shape: Literal["constant", "linear", "cosine", "wean"] = "constant"
@@ -56,7 +56,13 @@ class WeightConfig:
 
 
 def weight_at(config: WeightConfig, decisions: int, mean_return: float | None) -> float:
-    """The weight ``decisions`` after T2, of a student with this mean return (None before its first episode)."""
+    """The weight of the distillation loss, without unit.
+
+    Args:
+        config: the schedule.
+        decisions: of the student after T2.
+        mean_return: of the student, in points; None before its first episode.
+    """
     if config.shape == "constant":
         return config.start
     if config.shape == "wean":
@@ -75,10 +81,11 @@ class TeacherWeights:
     """How a student shares its attention among several teachers.
 
     Attributes:
-        by: "fixed" leaves every transfer its own weight; "value" multiplies it by a factor learned from what following
-            that teacher would gain (``teacher_value``). The factors of a student's teachers average 1.
-        sharpness: of the softmax over the teachers' values; 0 gives all of them the factor 1.
-        span: gradient steps that the moving average of a teacher's value spans.
+        by: "fixed" leaves every transfer its own weight. "value" multiplies it by a factor learned from what following
+            that teacher would gain (``teacher_value``); the factors of a student's teachers average 1.
+        sharpness: Factor, without unit, before the softmax over the teachers' values; 0 gives all of them the same
+            weight.
+        span: Gradient steps of the student that the moving average of a teacher's value spans.
     """
 
     by: Literal["fixed", "value"] = "fixed"
@@ -104,11 +111,11 @@ class AlarmConfig:
     is mostly noise.
 
     Attributes:
-        every: gradient steps of the student between two measurements. Each costs two more backward passes, on a CPU
+        every: Gradient steps of the student between two measurements. Each costs two more backward passes, on a CPU
             with Pong's network 1.3 times a whole step: 2.5 % of the learner's time at 50.
-        span: measurements that the moving average spans, and that are needed before it counts.
-        release_below: the distillation weight is 0 while the average is below this, and back once it is not (the
-            measurements go on); null only warns, where the average falls below 0.
+        span: Measurements that the moving average spans, and that are needed before it counts.
+        release_below: Cosine, -1 to 1 without unit: while the average is below it, the distillation weight is 0, and
+            back once it is not (the measurements go on). null only warns, where the average falls below 0.
     """
 
     every: int = 50
@@ -248,6 +255,11 @@ def gradient_cosine(one: Tensor, other: Tensor, parameters: Sequence[Tensor]) ->
     """Cosine between the gradients of two scalar losses on shared parameters; 0 where either has none.
 
     Both graphs are kept for the training step, and no gradient is accumulated.
+
+    Args:
+        one: a scalar loss.
+        other: another one.
+        parameters: that both depend on.
     """
     flat = []
     for loss in (one, other):
