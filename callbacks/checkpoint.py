@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.checks import check_options
 from cdrl_pl.storage.atomic import write_whole
+from cdrl_pl.storage.checkpoints import is_whole
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 
@@ -34,6 +36,8 @@ class WholeFileIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(path), buffer.getbuffer())
+        if not is_whole(Path(path)):
+            raise OSError(errno.EIO, "what was written cannot be read back", str(path))
 
 
 class EnvStepsCheckpoint(pl.Callback):

@@ -18,6 +18,8 @@ class Agent(Protocol):
     network: PolicyNetwork
     learner: LearnerConfig | None
     """How it learns; None: it is frozen."""
+    game: str
+    """The id of what it plays, without the module that registers it."""
     certificated_at: int | None
     """The decisions that a certificated agent had learned from, where its certificate says so."""
 

@@ -74,11 +74,14 @@ def save_certificate(
     folder.mkdir(parents=True, exist_ok=True)
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     env = resolve(env)
-    env = replace(env, id=env.id.rpartition(":")[2])  # a certificate names nothing to import
+    module, _, bare = env.id.rpartition(":")
+    env = replace(env, id=bare)  # a certificate names nothing to import; the module is said for people alone
+    training = {**training, **({"module": module} if module else {})}
     certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
     write_whole(folder / WEIGHTS, weights)
     write_json(folder / CERTIFICATE, asdict(certificate))
-    return certificate
+    stored, _ = load_certificate(folder)  # what was written is read back before it is called stored
+    return stored
 
 
 def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]]:

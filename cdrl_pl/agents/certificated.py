@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import torch
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.agents.student import LearnerConfig
 from cdrl_pl.checks import ConfigError
-from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe
+from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe, resolve
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -46,9 +46,29 @@ class CertificatedAgent(pl.LightningModule):
         if actions is not None:
             self._relabel(actions)
         if env is not None:
+            env = _with_own_options(self.env, env)
             own, self.env, self.spec = self.spec, env, describe(env)
             _check_fits(folder, own, env.id, self.spec)
+        self.game = (self.env if env is None else resolve(env)).id.rpartition(":")[2]
         self.requires_grad_(False)
+
+    def check_playable(self) -> None:
+        """Refuses to play a task that a module would have to register, which a certificate never imports.
+
+        (A teacher whose task is not played needs no such module.)
+
+        Raises:
+            EnvError: naming the module, where the certificate has it.
+        """
+        try:
+            resolve(self.env)
+        except EnvError as error:
+            if (module := self.certificate.training.get("module")) is None:
+                raise
+            raise EnvError(
+                f"{self.env.id} was registered by the module {module!r}, which a certificate never imports: name both "
+                f"as its env, {module}:{self.env.id} (of test: --env {module}:{self.env.id})"
+            ) from error
 
     def _relabel(self, actions: tuple[int, ...]) -> None:
         """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
@@ -81,6 +101,15 @@ class CertificatedAgent(pl.LightningModule):
         env_steps: int = 0,
     ) -> None:
         """None: it does not learn."""
+
+
+def _with_own_options(certificated: EnvConfig, given: EnvConfig) -> EnvConfig:
+    """The task that is given; in the certificate's own, options that are not given are the certificate's."""
+    if given.id.rpartition(":")[2] != certificated.id:
+        return given
+    plain = EnvConfig(given.id)
+    changed = {f.name: v for f in fields(given) if (v := getattr(given, f.name)) != getattr(plain, f.name)}
+    return replace(certificated, id=given.id, **changed)
 
 
 def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) -> None:

@@ -12,7 +12,7 @@ from cdrl_pl import losses
 from cdrl_pl.checks import check_options
 from cdrl_pl.distributions import entropy as entropy_per_step
 from cdrl_pl.distributions import log_prob
-from cdrl_pl.envs import EnvConfig, describe
+from cdrl_pl.envs import EnvConfig, describe, resolve
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.returns import gae, vtrace
 from cdrl_pl.schedule import linear
@@ -112,6 +112,7 @@ class Student(pl.LightningModule):
         self.env = env
         self.learner: LearnerConfig | None = learner
         self.spec = describe(env)
+        self.game = resolve(env).id.rpartition(":")[2]
         self.network = PolicyNetwork(network, self.spec.obs_shape, self.spec.num_actions)
 
     def forward(self, rollout: Rollout) -> PolicyOutput:

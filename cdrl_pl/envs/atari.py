@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, registry
+from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, frame_cap, registry
 from cdrl_pl.envs.games import Array, check_crop, chosen_actions, resize
 
 
@@ -37,6 +37,10 @@ class AtariGame:
         check_crop(config, len(self._screen))
         self._low, self._high = (skip, skip) if isinstance(skip, int) else skip
         self._limit = config.max_episode_steps
+        # Where the skip is drawn, a limit in frames is none in decisions: as registered, the emulator's frames count.
+        registered = registry()[config.id.rpartition(":")[2]]
+        own_limit = registered.max_episode_steps is None and self._limit == frame_cap(registered) // self._low
+        self._frame_cap = frame_cap(registered) if own_limit and self._low < self._high else None
         self._steps = 0
 
     def _observe(self, out: Array) -> None:
@@ -65,7 +69,8 @@ class AtariGame:
         self._steps += 1
         terminated = self._ale.game_over()
         self._observe(out)
-        return float(reward), terminated, not terminated and self._steps >= self._limit
+        capped = self._frame_cap is not None and self._ale.getEpisodeFrameNumber() >= self._frame_cap
+        return float(reward), terminated, not terminated and (capped or self._steps >= self._limit)
 
     def snapshot(self) -> dict[str, Any]:
         """The emulator's state, the last screen and this game's randomness."""

@@ -172,7 +172,7 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     low, high = (skip, skip) if isinstance(skip, int) else skip
     if not 1 <= low <= high:
         raise EnvError(f"env.frame_skip is {skip!r}; it must be 1 or more, or [least, most] with 1 <= least <= most")
-    frames = own.get("max_num_frames_per_episode", 108_000)
+    frames = frame_cap(spec)
     return replace(
         config,
         frame_skip=skip,
@@ -180,6 +180,11 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
         max_episode_steps=config.max_episode_steps or spec.max_episode_steps or frames // low,
         crop=config.crop or ATARI_CROP,
     )
+
+
+def frame_cap(spec: Any) -> int:
+    """Frames after which the emulator's own environment of this registration truncates an episode."""
+    return int(spec.kwargs.get("max_num_frames_per_episode", 108_000))
 
 
 def with_noops(config: EnvConfig, noop_max: int) -> EnvConfig:

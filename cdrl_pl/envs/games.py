@@ -65,6 +65,35 @@ def check_crop(config: EnvConfig, rows: int) -> None:
         raise EnvError(f"env.crop is {config.crop}; {config.id} has {rows} rows")
 
 
+def check_finite(config: EnvConfig, obs: Array, rewards: Array | None = None) -> None:
+    """Refuses what a policy could not learn from, nor be scored on.
+
+    Args:
+        config: of the task, for its name.
+        obs: [B, *observation].
+        rewards: [B].
+
+    Raises:
+        FloatingPointError: naming the task, and the copy.
+    """
+    for what, values in (("reward", rewards), ("observation", obs)):
+        if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise FloatingPointError(f"{config.id} gave a {what} that is not finite (copy {bad})")
+
+
+def number(config: EnvConfig, reward: Any) -> float:
+    """A reward as a number, also where it comes as an array of one.
+
+    Raises:
+        EnvError: it is several numbers, or none.
+    """
+    array = np.asarray(reward)
+    if array.size != 1:
+        raise EnvError(f"env.id {config.id!r} gave the reward {reward!r}; it must be one number")
+    return float(array.item())
+
+
 @lru_cache
 def area_weights(source: int, target: int) -> Array:
     """How much of each of ``source`` pixels in a row each of ``target`` pixels is the mean of, [T, S] float32.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
-from cdrl_pl.envs.games import Array, check_crop, chosen_actions, resize
+from cdrl_pl.envs.games import Array, check_crop, chosen_actions, number, resize
 
 
 class GymGame:
@@ -44,7 +44,9 @@ class GymGame:
                 f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read"
             )
         count = int(actions.n)
-        names = getattr(self._env.unwrapped, "get_action_meanings", lambda: [str(i) for i in range(count)])()
+        names = list(getattr(self._env.unwrapped, "get_action_meanings", list)())
+        if len(names) != count:  # the space decides how many actions there are; a wrapper may have changed it
+            names = [str(i) for i in range(count)]
         self._actions = chosen_actions(config, range(int(actions.start), int(actions.start) + count))
         self._image = len(space.shape) >= 2 and space.dtype == np.uint8
         if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
@@ -91,7 +93,7 @@ class GymGame:
         self._played.append(action)
         obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
         self._write(obs, out)
-        return float(reward), bool(terminated), bool(truncated) and not terminated
+        return number(self.config, reward), bool(terminated), bool(truncated) and not terminated
 
     def snapshot(self) -> dict[str, Any]:
         """The episode's number and its actions so far."""

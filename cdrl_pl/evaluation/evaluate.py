@@ -12,9 +12,10 @@ import torch
 
 from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvConfig, Game, describe, make_game
+from cdrl_pl.envs.games import check_finite
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
-from cdrl_pl.system.processes import in_processes
+from cdrl_pl.system.processes import STALL, in_processes
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.types import Episode
 
@@ -44,6 +45,7 @@ def evaluate(
     copies: int = 16,
     interrupted: Callable[[], bool] = lambda: False,
     processes: int = 1,
+    stall_timeout: float = STALL,
 ) -> Score:
     """Plays exactly ``episodes`` episodes; every copy plays a fixed share, so short episodes are not favoured.
 
@@ -57,6 +59,7 @@ def evaluate(
         interrupted: asked twice a second whether the evaluation should end.
         processes: number of processes that share the copies; 1 plays them here. Copies have randomness of their own, so
             the number of processes changes a score only through the rounding of logits.
+        stall_timeout: seconds without progress of any of several processes after which the evaluation fails.
 
     Raises:
         Stopped: ``interrupted`` said so.
@@ -75,7 +78,7 @@ def evaluate(
     else:
         weights = {name: value.numpy(force=True) for name, value in network.state_dict().items()}
         shares = [_Share(network.config, weights, env, quotas[i::processes], greedy) for i in range(processes)]
-        parts = in_processes(_play_share, [share for share in shares if share.quotas], interrupted)
+        parts = in_processes(_play_share, [share for share in shares if share.quotas], interrupted, stall_timeout)
         played = [parts[b % processes][b // processes] for b in range(len(quotas))]
     ended = [episode for copy in played for episode in copy]
     returns = [episode.ret for episode in ended]
@@ -120,20 +123,24 @@ def play(
         max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
     """
     device = next(network.parameters()).device
-    games = [make_game(env, int(q.env_seed.generate_state(1)[0]), render=watch is not None) for q in quotas]
     rngs = [np.random.Generator(np.random.PCG64(q.sampling_seed)) for q in quotas]
     left = np.array([q.episodes for q in quotas])
-    spec = games[0].spec
-    obs = np.zeros((len(games), *spec.obs_shape), spec.obs_dtype)
-    resets, state = np.ones(len(games), bool), network.initial_state(len(games), device)
-    totals, lengths, steps = np.zeros(len(games)), np.zeros(len(games), np.int64), 0
+    resets, state = np.ones(len(quotas), bool), network.initial_state(len(quotas), device)
+    totals, lengths, steps = np.zeros(len(quotas)), np.zeros(len(quotas), np.int64), 0
     played: list[list[Episode]] = [[] for _ in quotas]
-    ticked = 0.0
+    games, ticked = list[Game](), 0.0
     try:
+        for quota in quotas:  # one that takes long to make is a sign of life, too
+            tick()
+            games.append(make_game(env, int(quota.env_seed.generate_state(1)[0]), render=watch is not None))
+        spec = games[0].spec
+        obs = np.zeros((len(games), *spec.obs_shape), spec.obs_dtype)
         for game, out in zip(games, obs, strict=True):
             game.reset(out)
+            tick()
             if watch is not None:
                 watch(game)
+        check_finite(env, obs)
         while left.any():
             if time.monotonic() - ticked > TICK_SECONDS:
                 tick()
@@ -149,6 +156,7 @@ def play(
             steps += 1
             for b, action in zip(live.tolist(), actions.tolist(), strict=True):
                 reward, terminated, truncated = games[b].step(action, obs[b])
+                check_finite(env, obs[b : b + 1], np.array([reward]))
                 totals[b] += reward
                 lengths[b] += 1
                 if watch is not None:

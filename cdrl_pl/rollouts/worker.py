@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cdrl_pl.envs import make_game
+from cdrl_pl.envs.games import check_finite
 from cdrl_pl.rollouts.actor import Actor, LocalActor
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.system.hardware import use_one_thread
@@ -39,7 +40,7 @@ class EnvironmentLoop:
         self._length = np.zeros(copies, np.int64)
         for game, out in zip(self._games, self._obs, strict=True):
             game.reset(out)
-        self._check_finite(self._obs)
+        check_finite(config.env, self._obs)
 
     def play(self, slot: dict[str, Array]) -> tuple[int, list[Episode]]:
         """Fills the slot with T steps of every copy; returns the policy's version and the episodes that ended."""
@@ -55,7 +56,7 @@ class EnvironmentLoop:
                 slot["rewards"][t, b], slot["terminated"][t, b], slot["truncated"][t, b] = outcome
             self._length += 1
             self._return += slot["rewards"][t]
-            self._check_finite(following, slot["rewards"][t])
+            check_finite(self.config.env, following, slot["rewards"][t])
             episodes += self._restart_ended(slot, t)
         self._obs[:], self._resets[:] = slot["obs"][-1], slot["resets"][-1]
         return version, episodes
@@ -74,14 +75,8 @@ class EnvironmentLoop:
             episodes.append(Episode(float(self._return[b]), int(self._length[b])))
             self._return[b], self._length[b] = 0.0, 0
             self._games[b].reset(following[b])
-        self._check_finite(following)
+        check_finite(self.config.env, following)
         return episodes
-
-    def _check_finite(self, obs: Array, rewards: Array | None = None) -> None:
-        for what, values in (("reward", rewards), ("observation", obs)):
-            if values is not None and values.dtype == np.float32 and not np.isfinite(values).all():
-                bad = int(np.argwhere(~np.isfinite(values))[0][0])
-                raise FloatingPointError(f"{self.config.env.id} gave a {what} that is not finite (copy {bad})")
 
     def snapshot(self) -> dict[str, Any]:
         """Where every copy stands, as plain numbers and arrays."""

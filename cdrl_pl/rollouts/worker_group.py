@@ -124,7 +124,7 @@ class WorkerGroup:
             target=worker_main,
             args=(replace(self._worker, entropy=seed), theirs),
             name=f"{self.name}-{index}",
-            daemon=True,
+            daemon=False,  # an environment may start processes of its own; this one dies with the trainer anyway
         )
         process.start()
         theirs.close()

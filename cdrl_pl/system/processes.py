@@ -77,7 +77,7 @@ def in_processes(
     try:
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_main, args=(function, job, theirs), daemon=True)
+            process = context.Process(target=_main, args=(function, job, theirs), daemon=False)
             process.start()
             theirs.close()
             processes.append(process)

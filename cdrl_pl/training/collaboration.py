@@ -14,8 +14,9 @@ from torch import nn
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
+from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.checks import ConfigError, check_options
-from cdrl_pl.envs import resolve
+from cdrl_pl.envs import EnvError
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
 from cdrl_pl.system.stop import StopRequest
@@ -90,7 +91,7 @@ class Collaboration(pl.LightningModule):
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]
         self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
-        tasks = {name: (resolve(a.env).id.rpartition(":")[2], a.spec.action_meanings) for name, a in built.items()}
+        tasks = {name: (agent.game, agent.spec.action_meanings) for name, agent in built.items()}
         self._transfers = nn.ModuleDict()
         for config in configs:
             teacher, student = built[config.teacher].network, built[config.student].network
@@ -149,6 +150,12 @@ class Collaboration(pl.LightningModule):
         Raises:
             ConfigError: naming what is missing.
         """
+        for name, agent in (self.playing if stage == "fit" else self.agents).items():
+            if isinstance(agent, CertificatedAgent):
+                try:
+                    agent.check_playable()
+                except EnvError as error:
+                    raise EnvError(f"agents.{name}: {error}") from None
         if stage != "fit":
             return
         if not self.playing:
@@ -249,6 +256,7 @@ class Collaboration(pl.LightningModule):
         if line := self.run_log.line(self.clock, self._gather):
             for logger in self.loggers:
                 logger.log_metrics(line, step=self.clock)
+            self._optimizers.check(line)
 
     def _gather(self, own: Episodes) -> Episodes:
         """The episodes of all ranks."""

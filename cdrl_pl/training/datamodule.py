@@ -192,7 +192,7 @@ class RolloutDataModule(pl.LightningDataModule):
         return self._dataset
 
     def _job(self, agent: str, greedy: bool, episodes: int) -> EvaluationJob:
-        return EvaluationJob(agent, greedy, episodes, self.resolved_seed(), self.noop_max)
+        return EvaluationJob(agent, greedy, episodes, self.resolved_seed(), self.noop_max, self.pool.stall_timeout)
 
     def _evaluations(self) -> EvaluationJobs:
         agents = list(self._module.agents)

@@ -12,6 +12,7 @@ from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
 from cdrl_pl.system.hardware import evaluation_processes
+from cdrl_pl.system.processes import STALL
 
 VIDEOS = "videos"
 
@@ -25,6 +26,7 @@ class EvaluationJob(NamedTuple):
         episodes: how many.
         seed: of the environments and of the sampling.
         noop_max: random no-op starts, up to so many; Atari only.
+        stall_timeout: seconds without progress after which the evaluation fails.
     """
 
     agent: str
@@ -32,6 +34,7 @@ class EvaluationJob(NamedTuple):
     episodes: int
     seed: int
     noop_max: int
+    stall_timeout: float = STALL
 
 
 class Evaluator:
@@ -56,7 +59,14 @@ class Evaluator:
         env = with_noops(agent.env, job.noop_max)
         processes = evaluation_processes(job.episodes)
         score = evaluate(
-            agent.network, env, job.episodes, job.greedy, job.seed, interrupted=self._interrupted, processes=processes
+            agent.network,
+            env,
+            job.episodes,
+            job.greedy,
+            job.seed,
+            interrupted=self._interrupted,
+            processes=processes,
+            stall_timeout=job.stall_timeout,
         )
         self.scores.setdefault(job.agent, {})[score.policy] = score
         self._noop_max[job.agent] = job.noop_max

@@ -12,15 +12,21 @@ from torch import Tensor
 
 
 class Meter:
-    """Collects detached scalars (or vectors) and seconds; ``flush`` gives their means and sums, and starts anew."""
+    """Collects detached scalars (or vectors) and seconds; ``flush`` gives their means and sums, and starts anew.
+
+    It keeps a sum and a count by name, on the device of the values, so it does not grow between two flushes.
+    """
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
         self._sums: dict[str, Tensor | float] = defaultdict(float)
 
     def add(self, name: str, value: Tensor | float) -> None:
         """One more value of ``name``."""
-        self._values[name].append(value.detach() if isinstance(value, Tensor) else torch.tensor(float(value)))
+        new = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+        self._totals[name] = self._totals[name] + new if name in self._totals else new
+        self._counts[name] += 1
 
     def count(self, name: str, number: Tensor | float = 1.0) -> None:
         """Adds to a sum."""
@@ -34,15 +40,15 @@ class Meter:
         self.count(name, time.perf_counter() - began)
 
     def flush(self) -> dict[str, float]:
-        """Mean of every name since the last flush (``name/i`` per element of a vector) and seconds by name."""
+        """Mean of every name since the last flush (``name/i`` per element of a vector) and sums by name."""
         result = {}
-        for name, values in self._values.items():
-            mean = torch.stack([v.float() for v in values]).mean(0).cpu()
+        for name, total in self._totals.items():
+            mean = (total / self._counts[name]).cpu()
             if mean.ndim == 0:
                 result[name] = mean.item()
             else:
                 result.update({f"{name}/{i}": x for i, x in enumerate(mean.tolist())})
         result.update({name: float(total) for name, total in self._sums.items()})
-        self._values.clear()
-        self._sums.clear()
+        for kept in (self._totals, self._counts, self._sums):
+            kept.clear()
         return result

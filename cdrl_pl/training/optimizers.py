@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from cdrl_pl.agents.agent import Agent
 from cdrl_pl.training.meter import Meter
 from cdrl_pl.transfer.transfer import Transfer
 
+STEPS_IN_VAIN = (10, 500)  # in a row not taken: for a warning, and for the end of the run
 PROGRAMS_RATE, PROGRAMS_CLIP = 1e-4, 40.0  # of the separate distillation step (spec section 6)
 
 
@@ -32,6 +34,8 @@ class Optimizers:
     def __init__(self, root: pl.LightningModule, meter: Meter) -> None:
         self._root, self._meter = root, meter
         self.names: list[str] = []  # in the order in which Lightning keeps them
+        self._steps: dict[str, int] = {}  # since the last ``check``
+        self._in_vain: dict[str, int] = {}  # steps in a row that were not taken
         self._rates: list[float] = []
 
     def make(self, agents: Mapping[str, Agent], transfers: Iterable[Transfer]) -> list[Adam]:
@@ -101,6 +105,31 @@ class Optimizers:
         if scaler is None:  # else the scaler sets this, and lowers its scale
             optimizer.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # read by the fused Adam
         optimizer.step()
+        self._steps[name] = self._steps.get(name, 0) + 1
+
+    def check(self, line: Mapping[str, float]) -> None:
+        """Warns where no step has been taken for some time, and ends a run that goes on so.
+
+        Args:
+            line: the log line; it has how many of the steps since the last one were not taken.
+
+        Raises:
+            FloatingPointError: the gradient was not finite for ``STEPS_IN_VAIN[1]`` steps in a row.
+        """
+        few, many = STEPS_IN_VAIN
+        for name, steps in self._steps.items():
+            before = self._in_vain.get(name, 0)
+            in_vain = before + steps if line.get(metric_names.SKIPPED_STEPS(name), 0.0) >= steps else 0
+            self._in_vain[name] = in_vain
+            said = (
+                f"the gradient of {name} was not finite in the last {in_vain} steps, none of which was taken; its loss "
+                "may be too large (see the rewards), or its learning rate"
+            )
+            if in_vain >= many:
+                raise FloatingPointError(said)
+            if before < few <= in_vain:
+                rank_zero_warn(said)
+        self._steps = {}
 
     def _optimizer(self, name: str) -> LightningOptimizer:
         made: Any = self._root.optimizers()

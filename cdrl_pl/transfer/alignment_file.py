@@ -82,6 +82,7 @@ def save_alignment(path: str | Path, network: nn.Module, meanings: Meanings, tra
     )
     write_whole(path, weights)
     write_json(path.with_suffix(".json"), asdict(record))
+    load_alignment(path)  # what was written is read back before it is called stored
 
 
 def load_alignment(path: str | Path) -> tuple[AlignmentRecord, AlignmentNetwork]:
