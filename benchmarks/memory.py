@@ -35,7 +35,6 @@ def measure(workers: int, copies: int, rollouts: int) -> tuple[float, float, flo
         pool.publish(network, 0)
         began = time.perf_counter()
         pool.start()
-        group = pool.worker_group
         pool.worker_group.receive_until(
             lambda: all(worker.ready for worker in pool.worker_group.workers), "the start of the games"
         )

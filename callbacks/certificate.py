@@ -15,8 +15,8 @@ from cdrl_pl.envs import with_noops
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.system.hardware import evaluation_processes
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
-from cdrl_pl.training.datamodule import RolloutDataModule
 
 
 class CertificatedTeacher(pl.Callback):
@@ -56,6 +56,7 @@ class CertificatedTeacher(pl.Callback):
         rows = [(name, getattr(self, name) >= 1, "1 or more") for name in ("window", "episodes")]
         check_options("CertificatedTeacher.", self, rows)
         self.certificated: float | None = None  # the mean return it was last stored at
+        self._begun: float | None = None  # the mean return of an evaluation that has begun and not ended
         self._seen = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -86,47 +87,59 @@ class CertificatedTeacher(pl.Callback):
         if len(recent) == self.window and sum(recent) / self.window >= self._needed:
             self._certificate(trainer, pl_module, sum(recent) / self.window)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins again what a run that was told to end had begun and not finished."""
+        assert isinstance(pl_module, Collaboration)
+        if self._begun is not None:
+            self._certificate(trainer, pl_module, self._begun)
+
     def _certificate(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
-        self.certificated = mean
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+        self._begun, finished = mean, True
         if trainer.is_global_zero:
-            agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, RolloutDataModule)
-            env = with_noops(agent.env, self.noop_max)
-            frozen = copy.deepcopy(agent.network).eval()
-            seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
-            rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
-            scores = {
-                "greedy" if greedy else "sampled": evaluate(
-                    frozen,
-                    env,
-                    self.episodes,
-                    greedy,
-                    seed,
-                    interrupted=lambda: trainer.received_sigterm,
-                    processes=evaluation_processes(self.episodes),
-                )
-                for greedy in (False, True)
-            }
-            training = {
-                "env_steps": module.env_steps[self.agent],
-                "seed": data.resolved_seed(),
-                "threshold": self.threshold,
-                "window": self.window,
-                "mean_return": mean,
-            }
-            save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
-            rank_zero_info(
-                "stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean
-            )
-        trainer.strategy.barrier("certificated")
+            try:
+                self._store(trainer, module, mean)
+            except Stopped:
+                finished = False  # the other ranks wait: all of them end at the batch's boundary
+        if not trainer.strategy.broadcast(finished):
+            rank_zero_info("the evaluation of %s was told to end; it begins again on resume", self.agent)
+            return
+        self._begun, self.certificated = None, mean
         if self.stop:
             trainer.should_stop = True
 
+    def _store(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+        agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
+        env = with_noops(agent.env, self.noop_max)
+        frozen = copy.deepcopy(agent.network).eval()
+        seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
+        rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
+        scores = {
+            "greedy" if greedy else "sampled": evaluate(
+                frozen,
+                env,
+                self.episodes,
+                greedy,
+                seed,
+                interrupted=lambda: module.stop_request.requested,
+                processes=evaluation_processes(self.episodes),
+            )
+            for greedy in (False, True)
+        }
+        training = {
+            "env_steps": module.env_steps[self.agent],
+            "seed": data.resolved_seed(),
+            "threshold": self.threshold,
+            "window": self.window,
+            "mean_return": mean,
+        }
+        save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
+        rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
+
     def state_dict(self) -> dict[str, Any]:
-        """The mean return it was last stored at."""
-        return {"certificated": self.certificated}
+        """The mean return it was last stored at, and that of an evaluation that has begun and not ended."""
+        return {"certificated": self.certificated, "begun": self._begun}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self.certificated = state_dict["certificated"]
+        self.certificated, self._begun = state_dict["certificated"], state_dict["begun"]

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.checks import check_options
 from cdrl_pl.storage.atomic import write_whole
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 
 
@@ -74,12 +76,9 @@ class EnvStepsCheckpoint(pl.Callback):
             self._save(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves where the run was told to end (SIGTERM, or Ctrl-C on one rank), not where it failed."""
+        """Saves where the run was told to end while it waited (between two batches), not where it failed."""
         assert isinstance(pl_module, Collaboration)
-        told_to_end = isinstance(exception, SIGTERMException) or (
-            isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
-        )
-        if told_to_end and pl_module.clock > self._last:
+        if isinstance(exception, Stopped | SIGTERMException) and pl_module.clock > self._last:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, module: Collaboration) -> None:
@@ -89,6 +88,8 @@ class EnvStepsCheckpoint(pl.Callback):
         self.saved = [p for p in own if p != str(path)] + [str(path)]
         trainer.save_checkpoint(path)
         self._last = module.clock
+        if module.stop_request.requested:
+            rank_zero_info("saved %s", path)
         while len(self.saved) > self.keep:
             old = self.saved.pop(0)
             if trainer.is_global_zero:

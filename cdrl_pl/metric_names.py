@@ -62,9 +62,7 @@ ALIGNMENT_ACCURACY = Metric(
 ALIGNMENT_ACCURACY_ONE_HOT = Metric(
     "alignment_accuracy/{transfer}/one_hot", "", "share of the teacher's actions that F alone maps rightly" + _KNOWN
 )
-DISTILLATION_WEIGHT = Metric(
-    "distillation_weight/{transfer}", "", "of the distillation loss, factor and alarm counted"
-)
+DISTILLATION_WEIGHT = Metric("distillation_weight/{transfer}", "", "of the distillation loss, factor and alarm counted")
 TEACHER_VALUE = Metric("teacher_value/{transfer}", "", "what following the teacher for one step would gain, -1 to 1")
 TEACHER_FACTOR = Metric("teacher_factor/{transfer}", "", "a teacher's share of the attention; a student's average 1")
 GRADIENT_COSINE = Metric(

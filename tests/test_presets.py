@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from graphs import agent, copy_of, fit, graph, parts_changed, played, random_rollout, spread, step_once
+from graphs import agent, copy_of, fit, graph, logits_on, parts_changed, played, random_rollout, spread, step_once
 from preset_graphs import TABLE, make
 from torch import Tensor
 from torch.testing import assert_close
@@ -19,6 +19,7 @@ from wide_cartpole import WIDE
 from cdrl_pl.agents.student import Student
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.presets import PRESETS, Preset, PresetOverrides, resolve_preset
+from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.transfer.transfer import Transfer, TransferConfig
 from cdrl_pl.types import PolicyOutput, Rollout
@@ -36,7 +37,7 @@ def outputs(module: Collaboration, rollout: Rollout) -> tuple[PolicyOutput, Tens
     torch.manual_seed(4)
     for parameter in only_transfer(module).alignment.parameters():
         torch.nn.init.normal_(parameter)
-    return module.agents["beta"](rollout), only_transfer(module).teacher_logits(rollout)
+    return module.agents["beta"](rollout), logits_on(module, rollout)
 
 
 def slow_kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
@@ -177,7 +178,7 @@ def test_teacher_state() -> None:
         network = module.agents["alpha"].network
         with torch.no_grad():
             expected[preset] = network(rollout.obs, states[preset], rollout.resets).logits[:5]
-        found[preset] = only_transfer(module).teacher_logits(rollout)
+        found[preset] = logits_on(module, rollout)
         assert_close(found[preset], expected[preset])
     assert (found["paper"] - found["code"]).abs().max() > 1e-3
 
@@ -259,13 +260,13 @@ def test_order(tmp_path: Path, preset: str) -> None:
     """The text distils what F says after its step, the program what it said before."""
     module = make(preset, row="order", align_lr=0.1)
     edge, before = only_transfer(module), copy_of(only_transfer(module).alignment)
-    teacher_logits: list[Tensor] = []
+    said_by_teacher: list[Tensor] = []
     distilled: list[Tensor] = []
     teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
 
-    def watched_logits(rollout: Rollout) -> Tensor:
-        teacher_logits.append(teacher_logits(rollout))
-        return teacher_logits[-1]
+    def watched_logits(*ends: Any) -> Tensor:
+        said_by_teacher.append(teacher_logits(*ends))
+        return said_by_teacher[-1]
 
     def watched_loss(output: PolicyOutput, aligned: Tensor) -> Tensor:
         distilled.append(aligned.clone())
@@ -274,9 +275,9 @@ def test_order(tmp_path: Path, preset: str) -> None:
     edge.teacher_logits, edge.distillation_loss = watched_logits, watched_loss  # type: ignore[method-assign]
     step_once(module, tmp_path)
     with torch.no_grad():
-        said = {"paper": edge.alignment(teacher_logits[0])}
+        said = {"paper": edge.alignment(said_by_teacher[0])}
         edge.alignment.load_state_dict(before)
-        said["code"] = edge.alignment(teacher_logits[0])
+        said["code"] = edge.alignment(said_by_teacher[0])
     assert (said["paper"] - said["code"]).abs().max() > 1e-2
     assert_close(distilled[0], said[preset])
 
@@ -294,8 +295,8 @@ def test_concatenate(tmp_path: Path, preset: str) -> None:
     lengths = []
 
     class Wait(pl.Callback):
-        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: dict[str, Rollout], index: int) -> None:
-            lengths.append(batch["beta"].steps)
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, index: int) -> None:
+            lengths.append(batch.rollouts["beta"].steps)
             pool = trainer.datamodule.pools["beta"]  # type: ignore[attr-defined]
             if index == 0:
                 pool.worker_group.receive_until(lambda: len(pool._ready) + len(pool._held) == 3, "a full queue")

@@ -25,8 +25,7 @@ DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
 RENAMED = {
     "reading": "preset_overrides",
     "advice": "control",
-    "teacher_weights.memory": "teacher_weights.span",
-    "alarm.memory": "alarm.span",
+    "memory": "span",
 }
 
 
@@ -112,8 +111,10 @@ def _nearest(wrong: str, known: list[str]) -> str:
     return ""
 
 
+UNION = "Does not validate against any of the Union subtypes"
 NOISE = re.compile(
-    r"(- )?Does not validate against any of the Union subtypes|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
+    rf"(- )?{UNION}"
+    r"|Subtypes: |Errors:$|- Expected a <class 'NoneType'>"
     r"|(- )?Not a valid subclass of |Subclass types expect one of|- a (class path|dict) |- a dict|Given value type:"
     r"|Given value: ([\[{]|NestedArg|Namespace\()|(- )?Problem with given class_path 'cdrl_pl\."
 )
@@ -144,8 +145,8 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
     """
     try:
         yield
-    except (ConfigError, MisconfigurationException) as error:
-        if os.environ.get(DEBUG):
+    except (ValueError, MisconfigurationException) as error:
+        if os.environ.get(DEBUG) or not _is_about_a_setting(error):
             raise
         refuse(_shorten(str(error)))
     except OSError as error:
@@ -160,3 +161,22 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in what:
             raise
         refuse("the checkpoint cannot be read; it is damaged, or no checkpoint")
+
+
+def _is_about_a_setting(error: BaseException) -> bool:
+    """Returns whether a check of this program, or Lightning's, or the parser's of a value's type, has raised it.
+
+    The parser's report on a value that may be of several types comes from the first of them, whatever the others say.
+    """
+    chain = list(_chain(error))
+    if any(isinstance(part, ConfigError | MisconfigurationException) for part in chain):
+        return True
+    faults = (AssertionError, AttributeError, ImportError, NameError)
+    return UNION in str(error) and not any(isinstance(part, faults) for part in chain)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from: the parser wraps what a constructor raises."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imp
 from cdrl_pl.cli.options import PROGRAM, SHORT
 from cdrl_pl.storage.checkpoints import is_whole, saved
 from cdrl_pl.system.hardware import fast_precision
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 
@@ -196,8 +198,10 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         began = Began()
         self.trainer.callbacks.append(began)  # type: ignore[attr-defined]
-        with clean_errors(lambda: began.happened):
+        with clean_errors(lambda: began.happened), suppress(Stopped):  # learning ends without it, at a batch's boundary
             super()._run_subcommand(subcommand)
+        if self.model.stop_request.requested:
+            raise SystemExit(self.model.stop_request.exit_code)
 
 
 class Began(pl.Callback):
@@ -260,5 +264,5 @@ def run(arguments: list[str]) -> CLI:
             handler.addFilter(_Quiet())
     try:
         return CLI()
-    except SIGTERMException:
+    except SIGTERMException:  # it came before learning began
         raise SystemExit(143) from None

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdrl_pl.cli.options import OptionParser
-from cdrl_pl.experiment.folder import EXPERIMENT
 from cdrl_pl.experiment.plan import ExperimentError
 
 ABOUT = """\
 Compares arms: writes report.html (one file, figures inside), report.md and the figures as PNG files.
 
-FOLDER is an experiment's folder, finished or not; its report goes to FOLDER/report. Otherwise every RUN is a run folder
-(such as runs/version_0), and runs of the same NAME form an arm (its folder's name where none is given):
-  python -m cdrl_pl report alone=runs/version_0 alone=runs/version_1 taught=runs/version_2 taught=runs/version_3"""
+FOLDER is an experiment's folder, finished or not, or one that --table has written; its report goes to FOLDER/report.
+Otherwise every RUN is a run folder (such as runs/version_0), and runs of the same NAME form an arm (its folder's name
+where none is given):
+  python -m cdrl_pl report alone=runs/version_0 alone=runs/version_1 taught=runs/version_2 taught=runs/version_3
+
+--table DIR keeps what the report is made of, to share or to put under version control: DIR/runs.csv.gz, one tidy table
+of all runs (a row per metric, score and fact), beside the experiment's file. The report goes to DIR/report, and from
+then on "report DIR" writes the same, without the run folders:
+  python -m cdrl_pl report runs/experiments/cartpole --table results/cartpole
+  python -m cdrl_pl report results/cartpole"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +33,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "runs", nargs="+", metavar="FOLDER|[NAME=]RUN", help="an experiment's folder, or runs with the arms they are of"
     )
-    parser.add_argument("--out", metavar="DIR", help="where the report goes (default: FOLDER/report; for runs: report)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the report goes (default: FOLDER/report, or that of --table; runs: report)"
+    )
+    parser.add_argument(
+        "--table",
+        metavar="DIR",
+        help="write all runs to DIR/runs.csv.gz as well, from which DIR's report can be made anew",
+    )
     parser.add_argument("--agent", metavar="NAME", help="the agent measured (runs; default: the first that learned)")
     parser.add_argument("--baseline", metavar="NAME", help="the arm compared with (runs; default: the first)")
     parser.add_argument(
@@ -36,7 +49,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--floor",
         type=float,
-        default=0.0,
         metavar="R",
         help="return, in points, of a policy that knows nothing (runs; default: 0)",
     )
@@ -46,21 +58,26 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError:
         parser.error('the figures need matplotlib: pip install -c constraints.txt -e ".[plot]"')
     from cdrl_pl.report.page import write_report
-    from cdrl_pl.report.runs import ReportError, read_folder, read_plain
+    from cdrl_pl.report.run_data import ReportError
+    from cdrl_pl.report.run_table import Settings
+    from cdrl_pl.report.runs import is_gathered, keep, read_folder, read_plain
 
-    experiments = [Path(word) for word in given.runs if (Path(word) / EXPERIMENT).is_file()]
+    folders = [Path(word) for word in given.runs if is_gathered(Path(word))]
+    settings = Settings(given.agent, given.baseline, given.threshold, given.floor)
+    if folders and len(folders) < len(given.runs):
+        parser.error("an experiment's folder, or one with a table, and other runs cannot be in one report")
+    for option, value in (("--out", given.out), ("--table", given.table)):
+        if value and len(folders) > 1:
+            parser.error(f"{option} is for one report; each of these folders has its own")
     try:
-        if experiments:
-            if len(experiments) < len(given.runs):
-                parser.error("an experiment's folder and other runs cannot be in one report")
-            if given.out and len(experiments) > 1:
-                parser.error("--out is for one report; each experiment has its own")
-            for folder in experiments:
-                print(write_report(read_folder(folder), Path(given.out or folder / "report")))
-            return 0
-        labelled = [_labelled(word) for word in given.runs]
-        comparison = read_plain(labelled, given.agent, given.baseline, given.threshold, given.floor)
-        print(write_report(comparison, Path(given.out or "report")))
+        for folder in folders or (None,):
+            if folder is None:
+                comparison = read_plain([_labelled(word) for word in given.runs], settings)
+            else:
+                comparison = read_folder(folder, settings)
+            if given.table:
+                keep(comparison, folder, Path(given.table))
+            print(write_report(comparison, Path(given.out or Path(given.table or folder or "", "report"))))
     except (ReportError, ExperimentError, OSError) as error:
         parser.error(str(error))
     return 0

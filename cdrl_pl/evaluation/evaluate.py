@@ -15,6 +15,7 @@ from cdrl_pl.envs import EnvConfig, Game, describe, make_game
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.system.processes import in_processes
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.types import Episode
 
 TICK_SECONDS = 0.5  # between two signs of life of an evaluation
@@ -58,7 +59,7 @@ def evaluate(
             the number of processes changes a score only through the rounding of logits.
 
     Raises:
-        KeyboardInterrupt: ``interrupted`` said so.
+        Stopped: ``interrupted`` said so.
         ProcessError: a process failed.
     """
     if episodes < 1:
@@ -68,7 +69,7 @@ def evaluate(
 
         def tick() -> None:
             if interrupted():
-                raise KeyboardInterrupt("the evaluation was told to end")
+                raise Stopped("the evaluation was told to end")
 
         played = play(network, env, quotas, greedy, tick)
     else:

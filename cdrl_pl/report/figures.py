@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cdrl_pl.report import statistics as st
-from cdrl_pl.report.runs import ArmData, Comparison, RunData
+from cdrl_pl.report.run_data import ArmData, RunData
+from cdrl_pl.report.runs import Comparison
 
 Array = np.ndarray[Any, Any]
 # Okabe and Ito's colours that hold on white and on black; the baseline is grey.
@@ -282,7 +283,7 @@ def action_names(runs: Sequence[RunData], source: str) -> list[str]:
     prefix = f"actions/{source}/"
     numbers = [n.removeprefix(prefix) for n in runs[0].metrics if n.startswith(prefix)]
     numbers = sorted((n for n in numbers if n.isdigit()), key=int)
-    named = (list(line[source]) for run in runs for line in run.distributions if source in line)
+    named = (list(line[source]) for run in runs for line in run.actions if source in line)
     return next((names for names in named if len(names) == len(numbers)), numbers)
 
 

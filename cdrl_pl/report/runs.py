@@ -1,134 +1,19 @@
-"""Runs as a report reads them: an experiment's folder, or plain run folders; all that is drawn comes from here."""
+"""The runs that a report compares: an experiment's, or plain ones, from their folders or from a table of them."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import yaml
 
 from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
 from cdrl_pl.experiment.folder import EXPERIMENT, RunFolder
 from cdrl_pl.experiment.plan import Experiment, Published, read_recorded
-from cdrl_pl.presets import PRESETS
-from cdrl_pl.storage.fingerprint import Fingerprint
-
-Array = np.ndarray[Any, Any]
-
-
-class ReportError(ValueError):
-    """Runs that cannot be compared or read, with the reason."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """The ends of a transfer, and when it teaches.
-
-    Attributes:
-        teacher: name of the agent that teaches.
-        student: name of the agent that is taught.
-        marks: T1, T2 and stop as the config has them, in decisions; None: never.
-    """
-
-    teacher: str
-    student: str
-    marks: dict[str, int | None]
-
-
-@dataclass(frozen=True)
-class RunData:
-    """One run.
-
-    Attributes:
-        folder: where it lies.
-        seed: of everything, without unit.
-        metrics: log lines by column, NaN where empty, one attempt after the other.
-        config: resolved.
-        score: ``score_record`` of the measured agent, None before it is there.
-    """
-
-    folder: RunFolder
-    seed: int
-    metrics: dict[str, Array]
-    config: dict[str, Any]
-    score: dict[str, Any] | None
-
-    def curve(self, column: str) -> tuple[Array, Array]:
-        """Decisions and values of a column, where it has any."""
-        if column not in self.metrics:
-            return np.empty(0), np.empty(0)
-        y = self.metrics[column]
-        kept = np.isfinite(y)
-        return self.metrics["env_steps"][kept], y[kept]
-
-    def final(self, policy: str) -> float | None:
-        """Mean return of the frozen final policy, "sampled" or "greedy"."""
-        return None if self.score is None else float(self.score["evaluation"][policy]["mean"])
-
-    @property
-    def env_steps(self) -> int:
-        """Decisions so far."""
-        steps = self.metrics["env_steps"]
-        return int(steps[-1]) if len(steps) else 0
-
-    @cached_property
-    def fingerprint(self) -> Fingerprint | None:
-        """What it was made of, where an experiment started it."""
-        return self.folder.fingerprint()
-
-    @cached_property
-    def distributions(self) -> list[dict[str, Any]]:
-        """Lines of ``action_distributions.jsonl`` of all attempts."""
-        lines = []
-        for attempt in self.folder.attempts:
-            path = attempt / "action_distributions.jsonl"
-            lines += [json.loads(line) for line in _whole_lines(path)] if path.is_file() else []
-        return lines
-
-    @property
-    def transfers(self) -> dict[str, Edge]:
-        """Every transfer of the config by its name in the logs."""
-        model = self.config.get("model", {})
-        preset = PRESETS.get(model.get("preset", "paper"), PRESETS["paper"])
-        found = {}
-        for transfer in model.get("transfers") or []:
-            marks = {}
-            for mark in ("T1", "T2", "stop"):
-                value = model.get(mark)
-                value = transfer.get(mark) if value is None else value
-                value = getattr(preset, mark) if value is None else value
-                marks[mark] = None if value == "never" else value
-            alignment = transfer.get("alignment") or {}
-            if alignment.get("kind") == "identity" or alignment.get("file"):
-                marks["T1"] = None  # F needs no training
-            teacher, student = transfer["teacher"], transfer["student"]
-            found[f"{teacher}-{student}"] = Edge(teacher, student, marks)
-        return found
-
-
-@dataclass(frozen=True)
-class ArmData:
-    """An arm and its runs, by seed.
-
-    Attributes:
-        name: of the arm.
-        title: for people; empty where there is none.
-        runs: by seed.
-    """
-
-    name: str
-    title: str
-    runs: list[RunData]
-
-    def finals(self, policy: str) -> Array:
-        """Final scores of the runs that have been evaluated, [N]."""
-        return np.array([value for run in self.runs if (value := run.final(policy)) is not None])
+from cdrl_pl.report.folders import has_run, read_run
+from cdrl_pl.report.run_data import ArmData, ReportError, RunData
+from cdrl_pl.report.run_table import TABLE, Settings, Table, read_table, write_table
+from cdrl_pl.storage.atomic import write_whole
 
 
 @dataclass(frozen=True)
@@ -172,69 +57,46 @@ class Comparison:
         return [arm for arm in self.arms if arm.name != self.baseline]
 
 
-def read_run(folder: RunFolder, agent: str | None = None) -> RunData:
-    """A run's log lines over all its attempts, its config and its score.
+def is_gathered(folder: Path) -> bool:
+    """Returns whether a folder has a report of its own: an experiment's, or one with a table of runs."""
+    return (folder / EXPERIMENT).is_file() or (folder / TABLE).is_file()
+
+
+def read_folder(folder: Path, settings: Settings | None = None) -> Comparison:
+    """An experiment's runs so far, from their folders or, where there are none, from its table; or a table's runs.
+
+    Args:
+        folder: with an experiment's file, a table, or both.
+        settings: for a table without an experiment's file; over those that it was written with.
 
     Raises:
-        ReportError: there is nothing to read.
+        ReportError: it is no such folder, has no runs yet, or an arm mixes runs of different fingerprints.
     """
-    attempts = [attempt for attempt in folder.attempts if (attempt / "metrics.csv").is_file()]
-    if not attempts:
-        raise ReportError(f"{folder.path} has no metrics.csv; a run folder, or an experiment's, is needed")
-    config_file = attempts[-1] / "config.yaml"
-    config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else {}
-    scores = (folder.scores() or {"agents": {}})["agents"]
-    metrics = joined([read_csv(attempt / "metrics.csv") for attempt in attempts])
-    if "env_steps" not in metrics:
-        raise ReportError(f"{folder.path}: metrics.csv has no column env_steps")
-    score = scores.get(agent) if agent else next(iter(scores.values()), None)
-    return RunData(folder, int(config.get("seed_everything") or 0), metrics, config, score)
-
-
-def read_csv(path: Path) -> dict[str, Array]:
-    """A metrics file by column; empty fields are NaN. A last line that is being written is left out."""
-    lines = list(csv.reader(_whole_lines(path)))
-    head, rows = (lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]) if lines else ([], [])
-    table = np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(len(rows), len(head))
-    return dict(zip(head, table.T, strict=True))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    text = path.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()
-
-
-def joined(attempts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """The log of a run: of every attempt, what came before the first line of a later one."""
-    names = {name: None for attempt in attempts for name in attempt}
-    parts, first = [], np.inf
-    for attempt in reversed(attempts):
-        steps = attempt.get("env_steps", np.empty(0))
-        kept = steps < first
-        parts.append({name: attempt.get(name, np.full(len(steps), np.nan))[kept] for name in names})
-        first = min(first, *steps) if len(steps) else first
-    return {name: np.concatenate([part[name] for part in reversed(parts)]) for name in names}
-
-
-def read_folder(folder: Path) -> Comparison:
-    """An experiment's runs so far.
-
-    Raises:
-        ReportError: it is no experiment's folder, has no runs yet, or an arm mixes runs of different fingerprints.
-    """
+    if not (folder / EXPERIMENT).is_file():
+        table = read_table(folder / TABLE)
+        return compare(table.arms, (settings or Settings()).over(table.settings))
     plan = read_recorded(folder / EXPERIMENT)
+    runs = _of_folders(folder, plan)
+    if not runs and (folder / TABLE).is_file():
+        runs = _of_table(read_table(folder / TABLE))
     arms = []
     for arm in plan.arms:
-        runs = []
-        for seed in plan.seeds:
-            run = RunFolder(folder / arm.name / f"seed-{seed}")
-            if any((attempt / "metrics.csv").is_file() for attempt in run.attempts):
-                runs.append(read_run(run, plan.agent))
-        _refuse_mixture(arm.name, runs)
-        arms.append(ArmData(arm.name, arm.title, runs))
-    if not any(arm.runs for arm in arms):
+        found = [runs[arm.name, seed] for seed in plan.seeds if (arm.name, seed) in runs]
+        _refuse_mixture(arm.name, found)
+        if found:
+            arms.append(ArmData(arm.name, arm.title, [replace(run, agent=plan.agent) for run in found]))
+    if not arms:
         raise ReportError(f"{folder} has no runs yet")
-    return _comparison(plan, [arm for arm in arms if arm.runs])
+    return _comparison(plan, arms)
+
+
+def _of_folders(folder: Path, plan: Experiment) -> dict[tuple[str, int | None], RunData]:
+    folders = {(a.name, s): RunFolder(folder / a.name / f"seed-{s}") for a in plan.arms for s in plan.seeds}
+    return {key: read_run(run, seed=key[1]) for key, run in folders.items() if has_run(run)}
+
+
+def _of_table(table: Table) -> dict[tuple[str, int | None], RunData]:
+    return {(arm.name, run.seed): run for arm in table.arms for run in arm.runs}
 
 
 def _comparison(plan: Experiment, arms: list[ArmData]) -> Comparison:
@@ -247,43 +109,66 @@ def _comparison(plan: Experiment, arms: list[ArmData]) -> Comparison:
     )  # fmt: skip
 
 
-def read_plain(
-    labelled: Sequence[tuple[str, Path]], agent: str | None, baseline: str | None, threshold: float | None, floor: float
-) -> Comparison:
-    """Runs that no experiment started: those of one label form an arm.
+def keep(comparison: Comparison, source: Path | None, target: Path) -> None:
+    """Writes what a report is made of to a folder, from which ``read_folder`` gives the same comparison.
 
     Args:
-        labelled: label and run folder of every run.
-        agent: the agent measured; None: the first that learned.
-        baseline: the arm compared with; None: the first.
-        threshold: mean training return, in points, whose first crossing is timed; None: none.
-        floor: return, in points, of a policy that knows nothing.
+        comparison: its runs go to ``runs.csv.gz``.
+        source: the folder that they are of; its experiment's file, if it has one, goes with them. None: plain runs.
+        target: the folder.
 
     Raises:
-        ReportError: the agent or the baseline is none of those there; runs of different tasks.
+        ReportError: the runs cannot be kept, or the folder is an experiment's and the runs are not.
     """
+    plan, copy = source and source / EXPERIMENT, target / EXPERIMENT
+    if plan is not None and plan.is_file():
+        write_table(comparison.arms, None, target / TABLE)
+        write_whole(copy, plan.read_bytes())
+        return
+    if copy.is_file():
+        raise ReportError(f"{target} is the folder of an experiment, which these runs are not of; name another")
+    settings = Settings(comparison.agent, comparison.baseline, comparison.threshold, comparison.floor)
+    write_table(comparison.arms, settings, target / TABLE)
+
+
+def read_plain(labelled: Sequence[tuple[str, Path]], settings: Settings) -> Comparison:
+    """Runs that no experiment started: those of one label form an arm. Raises as ``compare``."""
     folders: dict[str, list[Path]] = {}
     for label, path in labelled:
         folders.setdefault(label, []).append(path)
-    arms = [ArmData(label, "", [read_run(RunFolder(p), agent) for p in paths]) for label, paths in folders.items()]
+    arms = [ArmData(label, "", [read_run(RunFolder(path)) for path in paths]) for label, paths in folders.items()]
+    return compare(arms, settings)
+
+
+def compare(arms: Sequence[ArmData], settings: Settings) -> Comparison:
+    """A comparison of arms that no experiment planned.
+
+    Raises:
+        ReportError: there are none; the agent or the baseline is none of those there; runs of different tasks.
+    """
+    if not arms:
+        raise ReportError("there are no runs to compare")
     first = arms[0].runs[0]
     agents = [name.removeprefix("return/") for name in first.metrics if name.startswith("return/")]
-    chosen = agent or next(iter(agents), None)
-    if chosen not in agents:
-        raise ReportError(
-            f"--agent is {agent!r}; {first.folder.path} logged the returns of {', '.join(agents) or 'none'}"
-        )
-    base = baseline or arms[0].name
-    if base not in folders:
-        raise ReportError(f"--baseline is {base!r}; it must be one of {', '.join(folders)}")
+    agent = settings.agent or next(iter(agents), None)
+    if agent not in agents:
+        raise ReportError(f"--agent is {agent!r}; {first.place} logged the returns of {', '.join(agents) or 'none'}")
+    names = [arm.name for arm in arms]
+    baseline = settings.baseline or names[0]
+    if baseline not in names:
+        raise ReportError(f"--baseline is {baseline!r}; it must be one of {', '.join(names)}")
+    arms = [replace(arm, runs=[replace(run, agent=agent) for run in arm.runs]) for arm in arms]
+    first = arms[0].runs[0]
     for arm in arms:
         _refuse_mixture(arm.name, arm.runs)
         for run in arm.runs:
-            _refuse_another_task(run, first, chosen)
-    env = task(first, chosen)
+            _refuse_another_task(run, first, agent)
+    env = task(first, agent)
     longest = max(run.env_steps for arm in arms for run in arm.runs)
-    name = ", ".join(folders)
-    return Comparison(name, chosen, base, arms, longest, threshold, floor, frame_skip=mean_skip(env), env=env)
+    return Comparison(
+        ", ".join(names), agent, baseline, arms, longest, settings.threshold, settings.floor or 0.0,
+        frame_skip=mean_skip(env), env=env,
+    )  # fmt: skip
 
 
 def _refuse_mixture(arm: str, runs: Sequence[RunData]) -> None:
@@ -292,7 +177,7 @@ def _refuse_mixture(arm: str, runs: Sequence[RunData]) -> None:
         assert run.fingerprint is not None and signed[0].fingerprint is not None
         if why := run.fingerprint.differences(signed[0].fingerprint):
             raise ReportError(
-                f"arm {arm}: {run.folder.path} and {signed[0].folder.path} differ in {', '.join(why)}; "
+                f"arm {arm}: {run.place} and {signed[0].place} differ in {', '.join(why)}; "
                 "results of different code, configs or versions are not put in one arm"
             )
 
@@ -301,34 +186,42 @@ def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
     agents = sorted({name.partition("/")[2] for name in run.metrics if name.startswith(("episodes/", "return/"))})
     if agent not in agents:
         raise ReportError(
-            f"{run.folder.path} has no agent {agent!r}, by which {first.folder.path} is measured; it has "
+            f"{run.place} has no agent {agent!r}, by which {first.place} is measured; it has "
             f"{', '.join(agents) or 'none'}"
         )
     mine, theirs = (task(r, agent).get("id") for r in (run, first))
-    if mine and theirs and mine != theirs:
+    if mine and theirs and _game(mine) != _game(theirs):
         raise ReportError(
-            f"{run.folder.path} plays {mine} and {first.folder.path} plays {theirs}; returns of different tasks are "
-            "not compared"
+            f"{run.place} plays {mine} and {first.place} plays {theirs}; returns of different tasks are not compared"
         )
+
+
+def _game(env_id: str) -> str:
+    """The id that a preset such as Pong-2017 stands for, under which policies are scored; other ids as they are."""
+    config = _resolved({"id": env_id})
+    return config.id if config else env_id
 
 
 def task(run: RunData, agent: str) -> dict[str, Any]:
     """The environment that the agent was scored in or, before that, trained in, as far as it is known."""
     if run.score is not None:
         return dict(run.score["env"])
-    agents = run.config.get("model", {}).get("agents", {})
-    return dict((agents.get(agent) or {}).get("env") or {})
+    return dict(run.environments.get(agent, {}))
 
 
 def mean_skip(env: dict[str, Any]) -> float:
     """Frames per decision: [2, 4], drawn evenly, means 3. 1 for what is no Atari game, or is not known."""
-    if not env or ":" in env.get("id", ""):  # a name with a module would import it
+    config = _resolved(env)
+    if config is None or not is_atari(config) or config.frame_skip is None:
         return 1.0
+    return float(config.frame_skip) if isinstance(config.frame_skip, int) else sum(config.frame_skip) / 2
+
+
+def _resolved(env: dict[str, Any]) -> EnvConfig | None:
+    """The id and the frame skip of a task, as it is played; None where they are not known."""
+    if not env.get("id") or ":" in env["id"]:  # a name with a module would import it
+        return None
     try:
-        config = resolve(EnvConfig(**env))
+        return resolve(EnvConfig(env["id"], frame_skip=env.get("frame_skip")))  # other options may be older than this
     except (EnvError, TypeError):
-        return 1.0
-    skip = config.frame_skip
-    if not is_atari(config) or skip is None:
-        return 1.0
-    return float(skip) if isinstance(skip, int) else sum(skip) / 2
+        return None

@@ -10,7 +10,8 @@ import numpy as np
 
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.figures import short
-from cdrl_pl.report.runs import ArmData, Comparison, RunData
+from cdrl_pl.report.run_data import ArmData, RunData
+from cdrl_pl.report.runs import Comparison
 from cdrl_pl.storage.fingerprint import config_hash
 
 ENOUGH = 5  # runs per arm
@@ -216,11 +217,11 @@ def runs_table(comparison: Comparison) -> Table:
             rows.append(
                 (
                     arm.name,
-                    str(run.seed),
+                    "-" if run.seed is None else str(run.seed),
                     f"{run.env_steps:,}",
                     *scores,
                     time,
-                    str(len(run.folder.attempts)),
+                    str(len(run.attempts)),
                 )
             )
     head = ("arm", "seed", "decisions", "sampled", "greedy", "training time", "starts")
@@ -249,6 +250,11 @@ def protocol(comparison: Comparison) -> str:
     return ", ".join(parts)
 
 
+def called(arm: ArmData, run: RunData) -> str:
+    """A run by its arm and seed; by its number within the arm where the seed is not known."""
+    return f"{arm.name} seed {run.seed}" if run.seed is not None else f"{arm.name} run {arm.runs.index(run) + 1}"
+
+
 def cautions(comparison: Comparison) -> list[str]:
     """What cannot be concluded, in sentences; empty where nothing is missing."""
     found = []
@@ -271,12 +277,10 @@ def cautions(comparison: Comparison) -> list[str]:
             f"{name} {n} of {comparison.planned}" for name, n in counts.items() if n < comparison.planned
         )
         found.append(f"The experiment is not finished: {missing} seeds have begun.")
-    short_runs = [
-        f"{a.name} seed {r.seed}" for a in comparison.arms for r in a.runs if r.env_steps < 0.98 * comparison.T_max
-    ]
+    short_runs = [called(a, r) for a in comparison.arms for r in a.runs if r.env_steps < 0.98 * comparison.T_max]
     if short_runs:
         found.append(f"Not at the budget of {short(comparison.T_max)} decisions: {', '.join(short_runs)}.")
-    unscored = [f"{a.name} seed {r.seed}" for a in comparison.arms for r in a.runs if r.score is None]
+    unscored = [called(a, r) for a in comparison.arms for r in a.runs if r.score is None]
     if unscored:
         found.append(
             f"Without scores of a frozen final policy: {', '.join(unscored)}. Training returns are of a policy that "
@@ -285,7 +289,7 @@ def cautions(comparison: Comparison) -> list[str]:
     few = [r.score["evaluation"]["sampled"]["episodes"] for a in comparison.arms for r in a.runs if r.score is not None]
     if few and min(few) < 100:
         found.append(f"Policies were scored over {min(few)} episodes, fewer than 100.")
-    seeds = {arm.name: sorted(run.seed for run in arm.runs) for arm in comparison.arms}
+    seeds = {arm.name: sorted(run.seed for run in arm.runs if run.seed is not None) for arm in comparison.arms}
     if len({tuple(s) for s in seeds.values()}) > 1:
         found.append("The arms do not have the same seeds: " + "; ".join(f"{n}: {s}" for n, s in seeds.items()) + ".")
     for arm in comparison.arms:

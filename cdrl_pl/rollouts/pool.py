@@ -107,32 +107,49 @@ class Pool:
     # Rollouts
 
     def next(self) -> Rollout:
-        """The oldest rollout; frees the memory of the one before.
+        """The oldest rollout, joined with those waiting where the config says so; raises as ``wait``."""
+        self.wait()
+        return self.take(self.joinable())
+
+    def wait(self) -> None:
+        """Frees the memory of the rollout before, and waits until there is another.
 
         Raises:
             WorkerError: an environment raised, a worker kept dying, or no rollout came within the stall timeout.
+            Stopped: the run was told to end; no rollout is lost.
         """
         began = time.perf_counter()
-        for index, slot in self._held:
-            if not self.config.deterministic:
-                self.worker_group.order(index, slot)
-        self._held.clear()
-        if self.config.deterministic and not self._ready:
-            self._play_a_round()
-        elif not self._ready:
-            self.worker_group.receive_until(lambda: bool(self._ready), "a rollout")
+        held, self._held = self._held, []
+        if self.config.deterministic:
+            if not self._ready:
+                self._play_a_round()
         else:
-            self.worker_group.receive(0.0)
-        index, played = self._ready.popleft()
-        parts = [self._rollout(index, played)]
-        while self.config.concatenate:
-            position = next((i for i, (other, _) in enumerate(self._ready) if other == index), None)
-            if position is None or self._ready[position][1].generation != played.generation:
-                break  # a replacement begins new episodes
-            played = self._ready[position][1]
-            del self._ready[position]
-            parts.append(self._rollout(index, played))
+            for index, slot in held:
+                self.worker_group.order(index, slot)
+            if self._ready:
+                self.worker_group.receive(0.0)
+            else:
+                self.worker_group.receive_until(lambda: bool(self._ready), "a rollout")
         self.waited += time.perf_counter() - began
+
+    def joinable(self) -> int:
+        """How many rollouts ``take`` could join: those of one worker that wait; 1 where the config joins none."""
+        if not self.config.concatenate:
+            return 1
+        index, first = self._ready[0]
+        same = [played for other, played in self._ready if other == index]
+        return next((i for i, played in enumerate(same) if played.generation != first.generation), len(same))
+
+    def take(self, count: int = 1) -> Rollout:
+        """The oldest rollout, joined with the next ``count - 1`` of the same worker.
+
+        Its tensors are views into shared memory, valid until the next ``wait``.
+        """
+        index = self._ready[0][0]
+        taken = [entry for entry in self._ready if entry[0] == index][:count]
+        for entry in taken:
+            self._ready.remove(entry)
+        parts = [self._rollout(index, played) for _, played in taken]
         return parts[0] if len(parts) == 1 else join(parts)
 
     def _play_a_round(self) -> None:
@@ -140,6 +157,10 @@ class Pool:
         for index in range(self._count):
             self.worker_group.order(index, self._slots_of(index)[0])
         self.worker_group.receive_until(lambda: len(self._ready) == self._count, "a round")
+        self._sort_ready()
+
+    def _sort_ready(self) -> None:
+        """Rollouts in their workers' order."""
         in_order = sorted(self._ready)
         self._ready.clear()
         self._ready.extend(in_order)
@@ -174,7 +195,8 @@ class Pool:
             return self._resume  # loaded, and not played on since
         state: dict[str, Any] = {"epoch": self.epoch, "version": self.version}
         if self.config.deterministic and self.worker_group.workers:
-            snapshots = self.worker_group.snapshots()
+            snapshots = self.worker_group.snapshots()  # once they have played what they were told to
+            self._sort_ready()  # in a round that was interrupted they came in any order
             state["generations"] = [w.generation for w in self.worker_group.workers]
             state["workers"] = [_to_tensors(snapshot) for snapshot in snapshots]
             state["ready"] = [

@@ -113,7 +113,7 @@ class EnvironmentLoop:
 def worker_main(config: WorkerConfig, connection: Connection) -> None:
     """The process: answers commands until told to close, or until the trainer is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to all; the trainer ends its own
     threading.Thread(target=die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
     use_one_thread()
     try:

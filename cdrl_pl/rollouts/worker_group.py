@@ -15,6 +15,7 @@ from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.worker import worker_main
 from cdrl_pl.system.processes import Failure
+from cdrl_pl.system.stop import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -178,16 +179,22 @@ class WorkerGroup:
                 self._replace(worker)
         return bool(woken)
 
-    def receive_until(self, done: Callable[[], bool], what: str) -> None:
+    def receive_until(self, done: Callable[[], bool], what: str, interruptible: bool = True) -> None:
         """Takes in messages until ``done``.
 
+        Args:
+            done: what is waited for.
+            what: its name, for an error.
+            interruptible: whether being told to end ends the wait.
+
         Raises:
-            WorkerError: nothing came within the stall timeout. KeyboardInterrupt: the run was told to end.
+            WorkerError: nothing came within the stall timeout.
+            Stopped: the run was told to end.
         """
         deadline = time.monotonic() + self.config.stall_timeout
         while not done():
-            if self._interrupted():
-                raise KeyboardInterrupt("the run was told to end while it waited for rollouts")
+            if interruptible and self._interrupted():
+                raise Stopped("the run was told to end while it waited for rollouts")
             if self.receive(0.5):
                 deadline = time.monotonic() + self.config.stall_timeout
             elif time.monotonic() > deadline:
@@ -237,7 +244,7 @@ class WorkerGroup:
         self._snapshots, self._saving = {}, True
         for worker in self.workers:
             self._send(worker, Command.SNAPSHOT)
-        self.receive_until(lambda: len(self._snapshots) == len(self.workers), "a snapshot")
+        self.receive_until(lambda: len(self._snapshots) == len(self.workers), "a snapshot", interruptible=False)
         self._saving = False
         return [self._snapshots[worker.index] for worker in self.workers]
 

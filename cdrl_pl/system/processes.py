@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cdrl_pl.system.fork_server import start_fork_server
 from cdrl_pl.system.hardware import use_one_thread
+from cdrl_pl.system.stop import Stopped
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -66,7 +67,7 @@ def in_processes(
 
     Raises:
         ProcessError: see there.
-        KeyboardInterrupt: ``interrupted`` said so.
+        Stopped: ``interrupted`` said so.
     """
     start_fork_server()
     context: Any = mp.get_context("forkserver")
@@ -84,7 +85,7 @@ def in_processes(
         deadline = time.monotonic() + stall
         while len(results) < len(jobs):
             if interrupted():
-                raise KeyboardInterrupt("told to end")
+                raise Stopped("told to end while others worked")
             missing = {channels[i]: i for i in range(len(jobs)) if i not in results}
             ready: list[Any] = wait(list(missing), 0.5)
             if ready:
@@ -116,7 +117,7 @@ def in_processes(
 
 def _main(function: Callable[[Any, Tick], Any], job: Any, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to all; the trainer ends its own
     threading.Thread(target=die_with_the_trainer, daemon=True).start()
     use_one_thread()
     with suppress(ConnectionError):  # the trainer has left

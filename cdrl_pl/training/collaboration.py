@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import resolve
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
+from cdrl_pl.system.stop import StopRequest
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
@@ -95,7 +97,8 @@ class Collaboration(pl.LightningModule):
         self.env_steps = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
         self.run_log = RunLog(self.playing, log_every, window)
-        self.evaluator = Evaluator(built, lambda: bool(self.trainer.received_sigterm))
+        self.stop_request, self._ending = StopRequest(), False
+        self.evaluator = Evaluator(built, lambda: self.stop_request.requested)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
 
@@ -171,10 +174,11 @@ class Collaboration(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One rollout of every playing agent: each learns from its own, and from those who teach it."""
         self.run_log.statistics = batch.statistics
+        decisions = self._over_ranks({name: r.steps * r.copies for name, r in batch.rollouts.items()})
         for name, rollout in batch.rollouts.items():
             self._learn(name, rollout)
             before = self.env_steps[name]
-            self.env_steps[name] += rollout.steps * rollout.copies * self.trainer.world_size
+            self.env_steps[name] += decisions[name]
             for transfer in self.transfers_to(name):
                 transfer.refresh_lagged_policy(before, self.env_steps[name], self.agents[name].network)
             self.run_log.finished(name, rollout.episodes)
@@ -185,6 +189,30 @@ class Collaboration(pl.LightningModule):
         if self.clock >= self.T_max:
             self._log()
             self.trainer.should_stop = True
+
+    def _over_ranks(self, decisions: dict[str, int]) -> dict[str, int]:
+        """Sums over all ranks, whose rollouts may differ in length; and they agree whether any was told to end."""
+        if self.trainer.world_size == 1:
+            return decisions
+        told = int(self.stop_request.requested)
+        sums = torch.tensor([*decisions.values(), told], dtype=torch.int64, device=self.device)
+        torch.distributed.all_reduce(sums)
+        *totals, told = sums.tolist()
+        if told:
+            self.stop_request.signal = self.stop_request.signal or signal.SIGTERM  # of another rank
+            self._ending = True
+        return dict(zip(decisions, totals, strict=True))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Ends the run where it was told to end; on several ranks all of them at the same batch."""
+        told = self.stop_request.signal
+        if told is not None and (self._ending or self.trainer.world_size == 1):
+            rank_zero_info("told to end by %s at T = %d", told.name, self.clock)
+            self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        """However a run ends, its last line is written."""
+        self._log()
 
     def _learn(self, name: str, rollout: Rollout) -> None:
         """Every active teacher reads the rollout once; then the agent is updated on its copies, some at a time."""
@@ -209,8 +237,12 @@ class Collaboration(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
+        self.stop_request.install()
         self._optimizers.set_initial_rates()
         self.run_log.start(self.clock)
+        if self.clock >= self.T_max:
+            rank_zero_info("nothing to do: T = %d has reached T_max = %d", self.clock, self.T_max)
+            self.trainer.should_stop = True
 
     def _log(self) -> None:
         if line := self.run_log.line(self.clock, self._gather):
@@ -229,6 +261,7 @@ class Collaboration(pl.LightningModule):
 
     def on_test_start(self) -> None:
         """Warns of agents that have learned nothing, which is seldom what was meant."""
+        self.stop_request.install()
         learning = {name for name, agent in self.agents.items() if agent.learner is not None}
         if untrained := [name for name in self.agents if name in learning and not self.env_steps[name]]:
             names = ", ".join(untrained)

@@ -29,10 +29,6 @@ class PolicySource(Protocol):
 
     policy_version: int
 
-    @property
-    def global_rank(self) -> int:
-        """Of this process."""
-
     def policies(self) -> dict[str, PolicyNetwork]:
         """The network of every playing agent."""
 
@@ -56,39 +52,33 @@ class RolloutDataset(IterableDataset[Batch]):
         return 10**9
 
     def __iter__(self) -> Iterator[Batch]:
+        pools = self.pools.values()
         while True:
             self._publish()
-            for pool in self.pools.values():
+            for pool in pools:
                 pool.start()
-            rollouts = {name: pool.next() for name, pool in self.pools.items()}
-            yield Batch(rollouts, statistics(self.pools))
+            for pool in pools:
+                pool.wait()
+            count = self._agreed(min(pool.joinable() for pool in pools))
+            yield Batch({name: pool.take(count) for name, pool in self.pools.items()}, statistics(self.pools))
 
     def _publish(self) -> None:
         policies = self._source.policies()
         for name, pool in self.pools.items():
             pool.publish(policies[name], self._source.policy_version)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where every stream stands, on every rank."""
-        state = {name: pool.state_dict() for name, pool in self.pools.items()}
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, state)
-        else:
-            states = [state]
-        return {"ranks": states}
+    def _agreed(self, count: int) -> int:
+        """The least number of rollouts that any rank could join: all agents and ranks learn from equally many."""
+        if not ranks() or not any(pool.config.concatenate for pool in self.pools.values()):
+            return count
+        least = torch.tensor(count)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+        return int(least)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``; a rank that was not there then starts as rank 0 stood, with its own seeds."""
-        rank = self._source.global_rank
-        states = state["ranks"]
-        if rank < len(states):
-            own = states[rank]
-        else:
-            own = {name: {k: s[k] for k in ("epoch", "version")} for name, s in states[0].items()}
-        for name, pool in self.pools.items():
-            if name in own:
-                pool.load_state_dict(own[name])
+
+def ranks() -> bool:
+    """Returns whether this process is one of several that learn together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class EvaluationJobs:
@@ -173,7 +163,8 @@ class RolloutDataModule(pl.LightningDataModule):
                 agent.network.config,
                 config,
                 (self.resolved_seed(), trainer.global_rank, index),
-                lambda: bool(trainer.received_sigterm),
+                # Several ranks end together, at a batch's boundary: one that left alone would let the others wait.
+                lambda: module.stop_request.requested and trainer.world_size == 1,
             )
         self._dataset = RolloutDataset(self.pools, module)
 
@@ -225,6 +216,28 @@ class RolloutDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> EvaluationJobs:
         """What ``predict`` records: one sampled episode of every agent."""
         return EvaluationJobs([self._job(name, False, 1) for name in self._module.agents])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every stream of rollouts stands, on every rank; empty where nothing is trained."""
+        if not self.pools:
+            return {}
+        state = {name: pool.state_dict() for name, pool in self.pools.items()}
+        if not ranks():
+            return {"ranks": [state]}
+        states: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, state)
+        return {"ranks": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``; a rank that was not there then starts as rank 0 stood, with its own seeds."""
+        states, rank = state["ranks"], self._module.global_rank
+        if rank < len(states):
+            own = states[rank]
+        else:
+            own = {name: {k: s[k] for k in ("epoch", "version")} for name, s in states[0].items()}
+        for name, pool in self.pools.items():
+            if name in own:
+                pool.load_state_dict(own[name])
 
     def teardown(self, stage: str) -> None:
         """Ends the workers."""

@@ -280,7 +280,7 @@ def test_all_copies_make_one_step_and_small_batches_several(tmp_path: Path) -> N
     ],
 )
 def test_fault_28_a_learner_setting_out_of_range_is_refused(name: str, value: float, allowed: str) -> None:
-    with pytest.raises(ValueError, match=f"learner.{name} is {value}; it must be {allowed}"):
+    with pytest.raises(ValueError, match=f"learner.{name} is {value!r}; it must be {allowed}"):
         LearnerConfig(**{name: value})  # type: ignore[arg-type]
 
 

@@ -41,6 +41,7 @@ from callbacks import (
 )
 from callbacks.progress import clock, render, summary
 from cdrl_pl.agents.certificate import load_certificate
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import Score
@@ -84,13 +85,12 @@ def test_the_identity_is_never_trained_and_still_distilled(tmp_path: Path) -> No
     assert callback(trainer, DistillationSchedule).switched == {"alpha-beta": [20]}
 
 
-def test_without_the_schedules_nothing_is_taught(tmp_path: Path) -> None:
+def test_transfers_without_their_schedules_are_refused(tmp_path: Path) -> None:
     module = graph(transfer(), T_max=20)
-    before = copy_of(module)
-    fit(module, FixedData(random_batch(module)), tmp_path, schedules=False)
-    after = module.state_dict()
-    kept = [k for k in before if k.startswith("transfers.") or ".distill_head." in k]
-    assert kept and all(torch.equal(before[k], after[k]) for k in kept)
+    with pytest.raises(ConfigError, match=r"alpha-beta: no callback switches aligning on; add callbacks.Alignment"):
+        fit(module, FixedData(random_batch(module)), tmp_path, schedules=False)
+    with pytest.raises(ConfigError, match="no callback switches distilling on"):
+        fit(module, FixedData(random_batch(module)), tmp_path, AlignmentSchedule(), schedules=False)
 
 
 @pytest.mark.parametrize("kind", [AlignmentSchedule, DistillationSchedule])
@@ -287,6 +287,7 @@ def in_the_middle() -> Collaboration:
     """A run at T = 3,000 of 12,000 with numbers that are easy to find."""
     module = graph(transfer(T1=1_000, T2=2_000), T_max=12_000)
     module.env_steps = {"alpha": 3_000, "beta": 3_000}
+    module.transfers[0].distilling = True
     module.run_log.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
     module.run_log.latest = {
         "env_steps": 3_000,

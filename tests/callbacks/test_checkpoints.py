@@ -143,9 +143,8 @@ def test_fault_13_a_signal_while_saving_loses_nothing(
         inner(*args, **kwargs)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
-        save_by(tmp_path, 25)
-    assert loads(tmp_path) == [30, 50]
+    save_by(tmp_path, 25)
+    assert loads(tmp_path) == [30, 50]  # it ends at that batch, with what it was saving whole
 
 
 class Killed(BaseException):
@@ -239,4 +238,4 @@ def test_fault_14_a_run_that_was_killed_in_every_phase_equals_one_that_was_not(t
         resume = ("--ckpt_path", found["path"])
     assert all(torch.equal(v, whole["state_dict"][k]) for k, v in found["state_dict"].items())
     assert str(found["optimizer_states"]) == str(whole["optimizer_states"])
-    assert found["collaboration"]["weighting"] == whole["collaboration"]["weighting"]
+    assert str(found["collaboration"]["transfers"]) == str(whole["collaboration"]["transfers"])

@@ -21,7 +21,7 @@ from cdrl_pl.cli import options
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
 finished = small_runs.finished
-CARTPOLE = CONFIGS / "cartpole.yaml"
+CARTPOLE = CONFIGS / "teachers/cartpole.yaml"
 
 
 # Help
@@ -59,7 +59,7 @@ def test_help_documents(option: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_help_documents_every_short_option() -> None:
-    assert [option for option in options.SHORT if f"\n  {option} " not in __main__.HELP] == []
+    assert [option for option in options.SHORT if f"\n  {option} " not in __main__.help_text()] == []
 
 
 def test_no_arguments_give_the_usage_and_exit_code_2(
@@ -129,7 +129,7 @@ TEACHER_FOLDER = str(CONFIGS.parent / "teachers" / "pong")
 def test_a_teacher_and_a_task_are_a_graph_of_one_agent(spelling: list[str], build: Run) -> None:
     words = [word.format(TEACHER_FOLDER) for word in spelling]
     built = build("test", *words, "--episodes=7")
-    assert list(built.model.agents) == ["teacher"] and not built.model.agents["teacher"].learns
+    assert list(built.model.agents) == ["teacher"] and built.model.agents["teacher"].learner is None
     assert built.model.agents["teacher"].env.id == "Bowling-2017" and built.datamodule.evaluation_episodes == 7
     assert build("test", "--teacher", TEACHER_FOLDER).model.agents["teacher"].env.id == "ALE/Pong-v5"
 
@@ -162,6 +162,7 @@ def test_a_run_writes_into_one_folder_below_its_root(finished: Path) -> None:
     events = {name for name in written if "tfevents" in name}
     assert len(events) == 1
     assert written - events == {
+        "version_0/action_distributions.jsonl",
         "version_0/config.yaml",
         "version_0/hparams.yaml",
         "version_0/metrics.csv",

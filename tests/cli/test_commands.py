@@ -23,6 +23,8 @@ from small_runs import BOTH, CHECKPOINT, metrics
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.evaluation import video
 from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
+from cdrl_pl.types import Episode
 
 run, refused = command_line.run, command_line.refused
 finished = small_runs.finished
@@ -178,11 +180,11 @@ def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest
 
     def record(network: Any, env: Any, seed: int) -> Any:
         seen.append((env.id, env.noop_max, seed))
-        return np.zeros((1, 8, 8, 3), np.uint8), 0.0
+        return np.zeros((1, 8, 8, 3), np.uint8), Episode(0.0, 0)
 
     monkeypatch.setattr(video, "record", record)
-    agent = SimpleNamespace(network=None, env=EnvConfig("Pong-2017"))
-    video.save_episode(agent, "pong", str(tmp_path), SimpleNamespace(noop_max=12, resolved_seed=lambda: 7))
+    agents: Any = {"pong": SimpleNamespace(network=None, env=EnvConfig("Pong-2017"))}
+    Evaluator(agents, lambda: False).record(EvaluationJob("pong", False, 1, seed=7, noop_max=12), tmp_path)
     assert seen == [("ALE/Pong-v5", 12, 7)]
 
 

@@ -26,7 +26,7 @@ run, build = command_line.run, command_line.build
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "experiments" not in path.parts)  # those: test_experiment
 OVERLAYS = [path for path in FILES if "agents" not in yaml.safe_load(path.read_text())["model"]]
 WHOLE = [path for path in FILES if path not in OVERLAYS]
-CONTROLS = sorted((CONFIGS / "controls").glob("*.yaml"))
+CONTROLS = [path for path in OVERLAYS if path.stem != "short"]
 TASKS = {
     "pong": EnvConfig("Pong-2017"),
     "bowling": EnvConfig("Bowling-2017"),
@@ -50,7 +50,7 @@ def stored_teachers(config: dict[str, Any], below: Path) -> None:
         if path := transfer.get("alignment", {}).get("file"):
             meanings = tuple(actions(config["model"]["agents"][transfer[end]], below) for end in ("teacher", "student"))
             function = Alignment(AlignmentConfig(hidden=8), *map(len, meanings), PRESETS["paper"])
-            save_alignment(below / path, function, meanings, {})
+            save_alignment(below / path, function.network, meanings, {})
 
 
 def actions(agent: dict[str, Any], below: Path) -> tuple[str, ...]:
@@ -61,12 +61,12 @@ def actions(agent: dict[str, Any], below: Path) -> tuple[str, ...]:
 
 def test_there_are_configs() -> None:
     assert {"quickstart.yaml", "cartpole.yaml"} <= {path.name for path in WHOLE}
-    assert {"short", "random", "no_transfer"} <= {path.stem for path in OVERLAYS}
+    assert {"short", "control_random", "no_transfer"} <= {path.stem for path in OVERLAYS}
 
 
 ROWS = {
     "a3c_pong": "section 3.2",
-    "bowling": "Figures 4 and 6",
+    "a3c_bowling": "Figures 4 and 6",
     "kd_only": "Figure 3a",
     "kd_only_expert": "Figure 3a",
     "kd_first_million": "Figure 3b",
@@ -84,7 +84,7 @@ ROWS = {
 
 @pytest.mark.parametrize(("name", "figure"), ROWS.items())
 def test_every_system_of_the_paper_has_a_config_that_names_its_figure(name: str, figure: str) -> None:
-    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    lines = (CONFIGS / "paper" / f"{name}.yaml").read_text().splitlines()
     assert figure in " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
 
 
@@ -123,7 +123,7 @@ def built(build: Run, below: Path, *paths: Path) -> Run:
 @each_config
 def test_the_short_overlay_makes_any_config_short(path: Path, build: Run, tmp_path: Path) -> None:
     config = yaml.safe_load(path.read_text())
-    found = built(build, tmp_path, path, CONFIGS / "short.yaml")
+    found = built(build, tmp_path, path, CONFIGS / "overlays/short.yaml")
     assert set(found.model.agents) == set(config["model"]["agents"])
     assert (found.model.T_max, found.datamodule.evaluation_episodes) == (30_000, 2)
     for transfer in found.model.transfers:
@@ -136,5 +136,5 @@ def test_the_short_overlay_makes_any_config_short(path: Path, build: Run, tmp_pa
 def test_a_control_is_one_line_beside_a_config(overlay: Path, build: Run, tmp_path: Path) -> None:
     (line,) = [line for line in overlay.read_text().splitlines() if not line.startswith("#")]
     ((option, value),) = yaml.safe_load(line)["model"].items()
-    found = built(build, tmp_path, CONFIGS / "online_2.yaml", overlay)
+    found = built(build, tmp_path, CONFIGS / "paper/online_2.yaml", overlay)
     assert [getattr(transfer.config, option) for transfer in found.model.transfers] == [value]

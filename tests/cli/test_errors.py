@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
-CARTPOLE = CONFIGS / "cartpole.yaml"
+CARTPOLE = CONFIGS / "teachers/cartpole.yaml"
 CHECKPOINT = callback("callbacks.EnvStepsCheckpoint", every=40)
 TEACHER = callback("callbacks.CertificatedTeacher", agent="alpha", threshold=1e9)
 BOTH = {"alpha": pole(), "beta": pole()}
@@ -57,7 +57,7 @@ def walk(config: Any, path: str) -> Any:
         ("model.agents.alpha.learner", "lr", "lrr", "learner.lr"),
         ("model.agents.alpha.env", "id", "idd", "id"),
         ("model.transfers.0", "student", "studnt", "student"),
-        ("model._transfers.alpha-beta.alignment", "hidden", "hiden", "alignment.hidden"),
+        ("model.transfers.0.alignment", "hidden", "hiden", "alignment.hidden"),
         ("trainer", "accelerator", "acelerator", "trainer.accelerator"),
         ("trainer.callbacks.0.init_args", "every", "evry", "every"),
         ("trainer.callbacks.1.init_args", "threshold", "treshold", "threshold"),
@@ -95,16 +95,16 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("model.agents.alpha", {"learner": {}}, ["agents.alpha", "needs an env or a certificate"]),
         ("model.agents.alpha", {"certificate": "nowhere"}, ["agents.alpha", "certificate.json", "cannot be read"]),
         ("model.agents", {}, ["model.agents is empty"]),
-        ("model._transfers.alpha-beta.T2", 39, ["alpha-beta", "T2 is 39", "T1 is 40"]),
-        ("model._transfers.alpha-beta.stop", 79, ["alpha-beta", "stop is 79", "T2"]),
-        ("model._transfers.alpha-beta.stop", "nver", ["stop", "'never'", "nver"]),
-        ("model._transfers.alpha-beta.temperature", 0, ["alpha-beta", "temperature is 0", "above 0"]),
-        ("model._transfers.alpha-beta.weight", -1, ["alpha-beta", "weight is -1", "0 or more"]),
-        ("model._transfers.alpha-beta.weight", {"steps": 0}, ["weight.steps is 0", "1 or more"]),
-        ("model._transfers.alpha-beta.weight", {"shape": "step"}, ["shape", "'linear'", "'wean'", "step"]),
-        ("model._transfers.alpha-beta.alarm", {"every": 0}, ["alarm.every is 0", "1 or more"]),
+        ("model.transfers.0.T2", 39, ["alpha-beta", "T2 is 39", "T1 is 40"]),
+        ("model.transfers.0.stop", 79, ["alpha-beta", "stop is 79", "T2"]),
+        ("model.transfers.0.stop", "nver", ["stop", "'never'", "nver"]),
+        ("model.transfers.0.temperature", 0, ["alpha-beta", "temperature is 0", "above 0"]),
+        ("model.transfers.0.weight", -1, ["alpha-beta", "weight is -1", "0 or more"]),
+        ("model.transfers.0.weight", {"steps": 0}, ["weight.steps is 0", "1 or more"]),
+        ("model.transfers.0.weight", {"shape": "step"}, ["shape", "'linear'", "'wean'", "step"]),
+        ("model.transfers.0.alarm", {"every": 0}, ["alarm.every is 0", "1 or more"]),
         ("model.agents.beta.teacher_weights", {"by": "best"}, ["by", "'fixed', 'value'", "best"]),
-        ("model._transfers.alpha-beta.teacher", "gamma", ["transfers[0].teacher", "'gamma'", "alpha, beta"]),
+        ("model.transfers.0.teacher", "gamma", ["transfers[0].teacher", "'gamma'", "alpha, beta"]),
         ("model.transfers.0", {"student": "beta"}, ["model.transfers", "required: teacher"]),
         ("model.T_max", 0, ["model.T_max is 0", "1 or more"]),
         ("model.preset", "papr", ["preset", "'papr'", "paper, code"]),

@@ -33,7 +33,7 @@ class Screens(pl.Callback):
         self.moved: dict[str, int] = {}
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        for name, rollout in batch.items():
+        for name, rollout in batch.rollouts.items():
             moved = int((rollout.obs[1:] != rollout.obs[:-1]).sum())
             self.brightest[name] = max(self.brightest.get(name, 0), int(rollout.obs.max()))
             self.moved[name] = self.moved.get(name, 0) + moved
@@ -81,7 +81,7 @@ def test_the_schedule_switches_once(kind: type[AlignmentSchedule], at: int, trai
     [
         ("_agents.pong.network.trunk", 0),
         ("_agents.bowling.network.trunk", 0),
-        ("_transfers.alpha-beta.alignment", T1),
+        ("_transfers.pong-bowling.alignment", T1),
         ("_agents.bowling.network.distill_head", T2),
         ("_agents.pong.network.distill_head", T_MAX),
     ],

@@ -26,6 +26,7 @@ from cdrl_pl.evaluation import evaluate as evaluation
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.system.processes import ProcessError, in_processes
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 
 ENV = EnvConfig(CARTPOLE, max_episode_steps=60)
@@ -230,7 +231,7 @@ def test_fault_28_no_episodes_are_refused(episodes: int) -> None:
 def test_an_evaluation_that_is_told_to_end_ends(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
     monkeypatch.setattr(evaluation, "TICK_SECONDS", 0.0)
     asked = iter([False, False, True])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         evaluate(new_network(), ENV, 100_000, interrupted=lambda: next(asked), processes=processes)
 
 

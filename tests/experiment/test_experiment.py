@@ -180,7 +180,7 @@ def test_a_shipped_experiment_can_be_run(
         config = yaml.safe_load(built.parser.dump(built.config, skip_none=False))["fit"]
         check_fair(experiment, arm, config)
         configs.add(fingerprint.config_hash(config))
-        assert built.model.T_max == experiment.T_max and built.model.agents[experiment.agent].learns
+        assert built.model.T_max == experiment.T_max and built.model.agents[experiment.agent].learner is not None
     assert len(configs) == len(experiment.arms) > 1
     assert replace(experiment, episodes=100) == experiment
 

@@ -17,7 +17,7 @@ refused, start = experiments.refused, experiments.start
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"overrides": ["--no_checkpoints=1"]}, "arms.one: no callbacks.EnvStepsCheckpoint"),
+        ({"overrides": ["--no_checkpoints=1"]}, "arms.one: trainer.enable_checkpointing is false"),
         ({"overrides": ["--early=1"]}, "arms.one: a callback has stop: true"),
         ({"agent": "expert"}, "agent is 'expert', which does not learn in arm one; there learn pole"),
         ({"agent": "nobody"}, "agent is 'nobody'"),

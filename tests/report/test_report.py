@@ -17,8 +17,11 @@ from cdrl_pl.cli import report as command
 from cdrl_pl.experiment.folder import RunFolder
 from cdrl_pl.report import page, tables
 from cdrl_pl.report.figures import DARK, FIGURES, LIGHT, action_names, draw, information, short
+from cdrl_pl.report.folders import read_run
 from cdrl_pl.report.page import write_report
-from cdrl_pl.report.runs import Comparison, ReportError, joined, mean_skip, read_folder, read_plain, read_run
+from cdrl_pl.report.run_data import ReportError, joined
+from cdrl_pl.report.run_table import Settings
+from cdrl_pl.report.runs import Comparison, mean_skip, read_folder, read_plain
 
 Steps = range(10, 101, 10)
 GAME = {"id": "ALE/Bowling-v5", "frame_skip": [2, 4], "repeat_action_probability": 0.25, "max_episode_steps": 10000}
@@ -102,7 +105,7 @@ def test_a_line_that_is_being_written_is_left_out(experiment: Path) -> None:
     path.write_text(path.read_text() + "110,7")
     (path.parent / "action_distributions.jsonl").write_text('{"env_steps": 100}\n{"env_st')
     run = read_run(RunFolder(experiment / "alone" / "seed-1"))
-    assert run.env_steps == 100 and run.distributions == [{"env_steps": 100}]
+    assert run.env_steps == 100 and run.actions == [{"env_steps": 100}]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ def test_what_cannot_be_concluded_with_few_runs(experiment: Path) -> None:
 
 def test_one_run_is_no_comparison(experiment: Path) -> None:
     labelled = [("x", experiment / "alone/seed-1"), ("y", experiment / "taught/seed-1")]
-    found = tables.cautions(read_plain(labelled, None, None, None, 0))
+    found = tables.cautions(read_plain(labelled, Settings()))
     assert any("one run" in caution for caution in found)
 
 
@@ -313,7 +316,7 @@ def test_what_is_said_of_the_state_is_drawn_over_time(experiment: Path) -> None:
 
 @pytest.mark.parametrize("name", ["kl", "information", "actions"])
 def test_without_transfers_there_is_nothing_to_draw(name: str, experiment: Path) -> None:
-    assert draw(name, read_plain([("x", experiment / "alone/seed-1")], None, None, None, 0), LIGHT, "png") is None
+    assert draw(name, read_plain([("x", experiment / "alone/seed-1")], Settings()), LIGHT, "png") is None
 
 
 def test_actions_have_names_where_the_run_says_them(experiment: Path) -> None:
@@ -380,6 +383,16 @@ def test_runs_of_different_tasks_are_not_compared(experiment: Path, capsys: pyte
         with pytest.raises(SystemExit):
             command.main([f"x={one}", f"y={other}"])
         assert re.search(expected, capsys.readouterr().err)
+
+
+def test_a_preset_is_the_game_that_it_stands_for(experiment: Path) -> None:
+    """A run that was scored names ALE/Pong-v5, and one that was not, the Pong-2017 of its config."""
+    scored = experiment / "taught" / "seed-1"
+    scores, config = scored / "scores.json", experiment / "alone/seed-1/version_0/config.yaml"
+    scores.write_text(scores.read_text().replace("Bowling", "Pong"))
+    config.write_text(config.read_text().replace("ALE/Bowling-v5", "Pong-2017"))
+    labelled = [("x", experiment / "alone/seed-1/version_0"), ("y", scored)]
+    assert len(read_plain(labelled, Settings()).arms) == 2
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from toy_envs import COUNTING_SPEC, SMALL, make_network, toy
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
 from cdrl_pl.rollouts.worker_group import WorkerError
+from cdrl_pl.system.stop import Stopped
 
 # Faults
 
@@ -163,7 +164,7 @@ def test_fault_10_a_run_that_is_told_to_end_stops_waiting(make_pool: MakePool) -
     told: list[bool] = []
     pool = started(make_pool(toy("Hanging"), interrupted=lambda: bool(told)))
     told.append(True)
-    with pytest.raises(KeyboardInterrupt, match="told to end"):
+    with pytest.raises(Stopped, match="told to end"):
         pool.next()
 
 

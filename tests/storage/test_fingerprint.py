@@ -84,8 +84,11 @@ def test_another_folder_starts_anew(start: Start) -> None:
 
 def test_the_code_hash_sees_every_file_that_a_run_may_import() -> None:
     names = {name for name, _ in fingerprint.sources()}
-    assert {"cdrl_pl/collaboration.py", "cdrl_pl/rollouts/worker.py", "callbacks/transfers.py"} <= names
-    assert not any(name.startswith(("cdrl_pl/report/", "cdrl_pl/experiment/")) for name in names)
+    assert {"cdrl_pl/training/collaboration.py", "cdrl_pl/rollouts/worker.py", "callbacks/transfers.py"} <= names
+    assert not any(
+        name.startswith(("cdrl_pl/report/", "cdrl_pl/experiment/", "cdrl_pl/cli/report", "cdrl_pl/cli/experiment"))
+        for name in names
+    )
 
 
 def test_the_code_hash_changes_with_a_byte_and_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

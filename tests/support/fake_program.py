@@ -60,14 +60,17 @@ def misbehave(what: str, folder: Path) -> None:
 
 
 def config(given: dict[str, str]) -> dict[str, Any]:
-    callbacks = [{"class_path": "callbacks.EnvStepsCheckpoint"}]
+    callbacks: list[dict[str, Any]] = []
     agents: dict[str, Any] = {"pole": {"env": {"id": "CartPole-v1"}}, "expert": {"certificate": "nowhere"}}
-    if "--no_checkpoints" in given:
-        callbacks = []
     if "--early" in given:
-        callbacks.append({"class_path": "callbacks.CertificatedTeacher", "init_args": {"stop": True}})  # type: ignore[dict-item]
+        callbacks.append({"class_path": "callbacks.CertificatedTeacher", "init_args": {"stop": True}})
     learning = {k: v for k, v in given.items() if k in ("--lr", "--T_max")}
-    trainer = {"callbacks": callbacks, "default_root_dir": given.get("--trainer.default_root_dir")}
+    checkpoints = "--no_checkpoints" not in given
+    trainer = {
+        "callbacks": callbacks,
+        "enable_checkpointing": checkpoints,
+        "default_root_dir": given.get("--trainer.default_root_dir"),
+    }
     return {
         "seed_everything": int(given.get("--seed", 0)), "model": {"agents": agents, **learning}, "trainer": trainer
     }  # fmt: skip

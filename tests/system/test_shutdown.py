@@ -129,8 +129,9 @@ def test_nothing_is_left_after_ctrl_c(start: Start) -> None:
     run = start()
     members = run.wait_until_under_way()
     os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    assert run.process.wait(60) == 1
+    assert run.process.wait(60) == 130
     run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
 
 
 def test_fault_11_nothing_is_left_after_sigkill_of_the_trainer(start: Start) -> None:

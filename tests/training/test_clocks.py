@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from collaborations import BETA, PHASES, F
-from graphs import FixedData, Recorder, agent, fit, graph, random_batch, random_rollout, step_once, transfer
+from graphs import FixedData, Recorder, agent, fit, graph, random_batch, random_rollout, step_once, switches, transfer
 from pytorch_lightning.loggers import CSVLogger
 
 from cdrl_pl.training.collaboration import Collaboration
@@ -95,10 +95,19 @@ def test_a_line_is_logged_every_log_every_decisions_and_at_the_end(tmp_path: Pat
         assert [row["step"] for row in csv.DictReader(file)] == ["30", "60", "90", "100"]
 
 
+def test_without_the_switches_no_phase_is_shown() -> None:
+    """What is shown is what happened, not what was planned."""
+    module = graph(transfer(**PHASES))
+    module.env_steps["beta"] = 60
+    assert module.phases() == {"alpha-beta": "reinforce"}
+
+
 def test_the_phases_for_people_follow_the_clock() -> None:
     module = graph(transfer(**PHASES))
     seen = []
     for clock in (29, 30, 60, 90):
         module.env_steps["beta"] = clock
+        for switch in switches():
+            switch.on_train_batch_start(None, module, None, 0)  # type: ignore[arg-type]
         seen.append(module.phases()["alpha-beta"])
     assert seen == ["reinforce", "align", "distil", "stopped"]

@@ -47,7 +47,7 @@ class Watch(Recorder):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: dict[str, Rollout], index: int) -> None:
         super().on_train_batch_start(trainer, module, batch, index)
-        for name, rollout in batch.items():
+        for name, rollout in batch.rollouts.items():
             with torch.no_grad():
                 logits = module.agents[name](rollout).logits[: rollout.steps]
             self.log_probs.append((rollout.log_probs.clone(), distributions.log_prob(logits, rollout.actions)))
@@ -171,8 +171,8 @@ def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_
     taught: list[torch.Tensor] = []
     teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
 
-    def watched_logits(rollout: Rollout) -> torch.Tensor:
-        said.append(teacher_logits(rollout))
+    def watched_logits(*ends: Any) -> torch.Tensor:
+        said.append(teacher_logits(*ends))
         return said[-1]
 
     def watched_loss(output: Any, aligned: torch.Tensor) -> torch.Tensor:
@@ -197,8 +197,8 @@ def test_several_teachers_have_an_f_each(tmp_path: Path) -> None:
     agents = {"one": agent(WIDE), "two": agent(), "beta": agent()}
     module, recorder = graph(transfer("one", T1=20, T2=40), transfer("two", T1=30, T2=30), agents=agents), Recorder()
     fit(module, FixedData(random_batch(module)), tmp_path, recorder)
-    assert recorder.changed_at(F) == list(range(20, 120, 10))
-    assert recorder.changed_at("transfers.1.alignment.") == list(range(30, 120, 10))
+    assert recorder.changed_at("_transfers.one-beta.alignment.") == list(range(20, 120, 10))
+    assert recorder.changed_at("_transfers.two-beta.alignment.") == list(range(30, 120, 10))
     assert recorder.changed_at(BETA + "distill_head") == list(range(30, 120, 10))
 
 

@@ -36,7 +36,7 @@ class Report(pl.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, index):
         self.seen["clocks"].append(dict(module.env_steps))
-        self.seen["played"].append({name: digest([r.obs, r.actions]) for name, r in batch.items()})
+        self.seen["played"].append({name: digest([r.obs, r.actions]) for name, r in batch.rollouts.items()})
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         self.seen["weights"].append(digest(module.state_dict().values()))
@@ -64,7 +64,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "rank_report.py").write_text(REPORT)
     switches = [callback("callbacks.AlignmentSchedule"), callback("callbacks.DistillationSchedule")]
     report = callback("rank_report.Report", folder=str(folder))
-    guided = {"weight": {"shape": "linear", "steps": 100}, "alarm": {"every": 1, "memory": 2, "release_below": 0.0}}
+    guided = {"weight": {"shape": "linear", "steps": 100}, "alarm": {"every": 1, "span": 2, "release_below": 0.0}}
     transfers = [edge(T1=80, T2=160, alignment={"hidden": 8, "depth": 1, "lr": 1e-2}, **guided)]
     agents = {"alpha": pole(lr=1e-2), "beta": {**pole(lr=1e-2), "teacher_weights": {"by": "value"}}}
     config = tiny(*switches, callback("callbacks.EnvStepsCheckpoint"), report, transfers=transfers, **agents)

@@ -21,7 +21,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of configs/teachers/cartpole.yaml: about a minute on two cores, repeatable."""
     folder = tmp_path_factory.mktemp("learned")
     options = ["--seed=1", "--data.pool.deterministic=true", "--trainer.default_root_dir=root"]
-    answer = call("fit", "--config", CONFIGS / "cartpole.yaml", *options, cwd=folder, timeout=280)
+    answer = call("fit", "--config", CONFIGS / "teachers/cartpole.yaml", *options, cwd=folder, timeout=280)
     assert answer.returncode == 0, answer.stderr
     return folder / "root"
 

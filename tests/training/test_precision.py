@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.testing import assert_close
 
-from cdrl_pl.training import collaboration
+from cdrl_pl.training import update
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.transfer.weighting import AlarmConfig, gradient_cosine
 from cdrl_pl.types import Rollout
@@ -83,7 +83,7 @@ def test_the_alarm_compares_scaled_gradients(tmp_path: Path, monkeypatch: pytest
             seen[name] = [one.item(), other.item()]
             return gradient_cosine(one, other, parameters)
 
-        monkeypatch.setattr(collaboration, "gradient_cosine", note)
+        monkeypatch.setattr(update, "gradient_cosine", note)
         module = one_step(tmp_path / name, None, scale, alarm=AlarmConfig(every=1))[0]
         measured[name] = module.run_log.latest["gradient_cosine/alpha-beta"]
     assert seen["scaled"] == pytest.approx([2.0**10 * loss for loss in seen["plain"]], rel=1e-4)

@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_run_wherever_its_memory_lies(tmp_path: Pat
 
     class Addresses(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-            addresses.append(batch["beta"].obs.data_ptr() % 16)
+            addresses.append(batch.rollouts["beta"].obs.data_ptr() % 16)
 
     fit(graph(agents={"beta": agent()}, T_max=20), played(), tmp_path, Addresses())
     assert addresses == [0, 0] and len(others) == shift
@@ -103,7 +103,7 @@ def test_a_run_that_lost_the_teachers_memory_would_differ(
 ) -> None:
     """The control of the test above."""
     checkpoint = torch.load(folder / "150.ckpt", weights_only=True)
-    checkpoint["collaboration"]["memory"] = [{}]
+    checkpoint["collaboration"]["transfers"]["alpha-beta"]["teacher_states"] = {}
     torch.save(checkpoint, tmp_path / "lost.ckpt")
     found = run(tmp_path, played(workers=2), resume=tmp_path / "lost.ckpt")
     assert any(where.startswith("/weights/_agents.beta") for where in differences(found, uninterrupted))

@@ -19,6 +19,7 @@ from wide_cartpole import WIDE
 
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.transfer.weighting import AlarmConfig, TeacherWeights
@@ -76,14 +77,14 @@ def learn_without_data(monkeypatch: pytest.MonkeyPatch, module: Collaboration) -
         devices.update(p.grad.device.type for p in parameters if p.grad is not None)
         trained.add(name.split("/")[0])
 
-    monkeypatch.setattr(module, "_step", step)
-    monkeypatch.setattr(module, "_over_ranks", lambda value: 0.5)  # what the alarm and the value must read
+    monkeypatch.setattr(module._optimizers, "step", step)
+    monkeypatch.setattr(module._update, "_over_ranks", lambda value: 0.5)  # what the alarm and the value must read
     monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=1, precision_plugin=None))
     for edge in module.transfers:
         edge.aligning = edge.distilling = True
     batch = {name: played(module, name).to("meta") for name in module.playing}
     for index in range(2):
-        module.training_step(batch, index)
+        module.training_step(Batch(batch, {}), index)
     return trained, devices
 
 
@@ -106,7 +107,7 @@ GRAPHS: dict[str, tuple[dict[str, Any], dict[str, AgentConfig], dict[str, Any]]]
     "V-trace": ({}, {"beta": agent(off_policy="vtrace", batch_copies=1)}, {}),
     **{control: ({"control": control}, {}, {}) for control in ("random", "shuffled", "constant", "lagged", "own")},
     "a known answer, policy layer": ({"layer": "policy", "kind": "identity"}, {"alpha": agent()}, {}),
-    "linear, reverse KL": ({"kind": "linear", "divergence": "reverse", "temperature_squared": True}, {}, {}),
+    "reverse KL": ({"divergence": "reverse", "temperature_squared": True}, {}, {}),
     "no memory": ({}, {"alpha": agent(WIDE, WITHOUT_LSTM), "beta": agent(network=WITHOUT_LSTM)}, {}),
     "weighed, with an alarm": (
         {"alarm": AlarmConfig(every=1)},

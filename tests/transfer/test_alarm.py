@@ -15,7 +15,6 @@ from weightings import logged, trained
 
 from cdrl_pl.agents.student import Student
 from cdrl_pl.training.collaboration import Collaboration
-from cdrl_pl.training.meter import Meter
 from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig, Weighting, gradient_cosine
 from cdrl_pl.types import Rollout
 
@@ -59,24 +58,24 @@ def judged(config: AlarmConfig, *cosines: float) -> tuple[Weighting, list[float]
     guide = Weighting("alpha-beta", WeightConfig(start=2.0), config)
     weights = []
     for cosine in cosines:
-        guide.update_alarm(cosine, Meter())
+        guide.update_alarm(cosine)
         weights.append(guide.weight)
     return guide, weights
 
 
 def test_the_alarm_releases_the_weight_while_the_average_is_low() -> None:
     with pytest.warns(UserWarning, match="alpha-beta.*against the reinforcement gradient.*is 0 until it recovers"):
-        _, weights = judged(AlarmConfig(memory=2, release_below=-0.2), -0.9, -0.5, -0.5, 0.4, 0.8, -0.1)
+        _, weights = judged(AlarmConfig(span=2, release_below=-0.2), -0.9, -0.5, -0.5, 0.4, 0.8, -0.1)
     assert weights == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0]  # the averages are -0.9, -0.7, -0.6, -0.1, 0.35, 0.125
 
 
 def test_one_bad_measurement_is_no_alarm(recwarn: pytest.WarningsRecorder) -> None:
-    guide, weights = judged(AlarmConfig(memory=3, release_below=0.0), 0.5, 0.5, 0.5, -0.4, 0.5)
+    guide, weights = judged(AlarmConfig(span=3, release_below=0.0), 0.5, 0.5, 0.5, -0.4, 0.5)
     assert weights == [2.0] * 5 and not guide.tripped and not recwarn.list
 
 
 def test_an_alarm_without_release_warns_once_and_leaves_the_weight(recwarn: pytest.WarningsRecorder) -> None:
-    guide, weights = judged(AlarmConfig(memory=1), 0.5, -0.1, 0.5, -0.2)
+    guide, weights = judged(AlarmConfig(span=1), 0.5, -0.1, 0.5, -0.2)
     assert weights == [2.0] * 4 and guide.tripped
     (warning,) = recwarn.list
     assert "it may hurt" in str(warning.message)
@@ -94,7 +93,7 @@ def contrary(module: Collaboration, rollout: Rollout, sign: float) -> None:
 @pytest.mark.filterwarnings("ignore:transfer alpha-beta")
 @pytest.mark.parametrize(("sign", "weight"), [(1.0, 3.0), (-1.0, 0.0)])
 def test_a_transfer_that_works_against_the_rewards_is_released(tmp_path: Path, sign: float, weight: float) -> None:
-    alarm = AlarmConfig(every=2, memory=2, release_below=0.0)
+    alarm = AlarmConfig(every=2, span=2, release_below=0.0)
     module = graph(transfer(weight=3.0, alarm=alarm), T_max=60)
     batch = random_batch(module)
     contrary(module, batch["beta"], sign)
@@ -108,10 +107,10 @@ def test_a_transfer_that_works_against_the_rewards_is_released(tmp_path: Path, s
 @pytest.mark.filterwarnings("ignore:transfer alpha-beta")
 def test_a_released_student_learns_as_if_it_had_no_teacher(tmp_path: Path) -> None:
     states = []
-    for edges in ([transfer(alarm=AlarmConfig(every=1, memory=1, release_below=1.0))], []):
+    for edges in ([transfer(alarm=AlarmConfig(every=1, span=1, release_below=1.0))], []):
         module = graph(*edges, T_max=60)
         if edges:
-            module.transfers[0].weighting.update_alarm(-1.0, Meter())
+            module.transfers[0].weighting.update_alarm(-1.0)
         fit(module, FixedData(*(random_batch(module, seed) for seed in range(3))), tmp_path)
         states.append({k: v for k, v in copy_of(module).items() if k.startswith("_agents.beta")})
     for key, value in states[0].items():
@@ -119,5 +118,5 @@ def test_a_released_student_learns_as_if_it_had_no_teacher(tmp_path: Path) -> No
 
 
 def test_measuring_changes_nothing(tmp_path: Path) -> None:
-    plain, watched = (trained(tmp_path, alarm=a) for a in (None, AlarmConfig(every=1, memory=1000)))
+    plain, watched = (trained(tmp_path, alarm=a) for a in (None, AlarmConfig(every=1, span=1000)))
     assert all(torch.equal(plain[k], watched[k]) for k in plain)

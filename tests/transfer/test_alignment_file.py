@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import FixedData, Recorder, agent, fit, graph, random_batch, random_rollout, transfer
+from graphs import FixedData, Recorder, agent, fit, graph, logits_on, random_batch, random_rollout, transfer
 from safetensors.torch import save as save_tensors
 from wide_cartpole import WIDE
 
@@ -29,7 +29,7 @@ def new(**options: Any) -> Alignment:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    save_alignment(tmp_path / NAME, new(), MEANINGS, {"env_steps": 7})
+    save_alignment(tmp_path / NAME, new().network, MEANINGS, {"env_steps": 7})
     return tmp_path / NAME
 
 
@@ -48,7 +48,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_a_stored_alignment_comes_back_with_its_structure(tmp_path: Path) -> None:
     torch.manual_seed(3)
     saved = new()
-    save_alignment(tmp_path / NAME, saved, MEANINGS, {"env_steps": 2**33})
+    save_alignment(tmp_path / NAME, saved.network, MEANINGS, {"env_steps": 2**33})
     found = load(tmp_path / NAME)
     teacher_logits = torch.randn(3, 2, 5)
     assert torch.equal(found(teacher_logits), saved(teacher_logits))
@@ -77,7 +77,7 @@ def test_the_callback_stores_what_was_trained(tmp_path: Path) -> None:
     module = graph(transfer(), agents={"alpha": agent(WIDE), "beta": agent()})
     fit(module, FixedData(random_batch(module)), tmp_path, StoredAlignment())
     found = load(tmp_path / "alignment" / "alpha-beta" / NAME)
-    teacher_logits = module.transfers[0].teacher_logits(random_rollout())
+    teacher_logits = logits_on(module, random_rollout())
     assert torch.equal(found(teacher_logits), module.transfers[0].alignment(teacher_logits))
     record, _ = load_alignment(tmp_path / "alignment" / "alpha-beta" / NAME)
     assert record.training["env_steps"] == 120 and record.training["T1"] == 0
@@ -108,7 +108,7 @@ def test_fault_28_an_identity_from_a_file_is_refused() -> None:
 def test_an_identity_is_nothing_to_store(tmp_path: Path) -> None:
     identity = Alignment(AlignmentConfig("identity"), 2, 2, PRESETS["paper"])
     with pytest.raises(ValueError, match="nothing to store"):
-        save_alignment(tmp_path / NAME, identity, (tuple("01"), tuple("01")), {})
+        save_alignment(tmp_path / NAME, identity.network, (tuple("01"), tuple("01")), {})
 
 
 # Refused

@@ -16,6 +16,7 @@ from graphs import (
     copy_of,
     fit,
     graph,
+    logits_on,
     new_network,
     parts_changed,
     random_batch,
@@ -54,7 +55,7 @@ def edge(module: Collaboration) -> Transfer:
 
 
 def teacher_logits(module: Collaboration, seed: int = 0) -> Tensor:
-    return edge(module).teacher_logits(random_rollout(seed))
+    return logits_on(module, random_rollout(seed))
 
 
 # What each control advises
@@ -98,7 +99,8 @@ def test_constant_advice_is_the_same_in_every_state(tmp_path: Path) -> None:
 
 def test_a_random_teacher_has_the_teachers_structure_and_other_weights(tmp_path: Path) -> None:
     module = make(tmp_path, control="random")
-    theirs, alpha = edge(module).teacher.network, module.agents["alpha"].network
+    theirs, alpha = edge(module).control_network, module.agents["alpha"].network
+    assert theirs is not None
     assert theirs.config == alpha.config and theirs.num_actions == 5
     assert parts_changed(copy_of(alpha), copy_of(theirs)) == {
         "trunk",
@@ -108,8 +110,8 @@ def test_a_random_teacher_has_the_teachers_structure_and_other_weights(tmp_path:
         "distill_head",
     }
     assert not any(p.requires_grad for p in theirs.parameters())
-    other = edge(make(tmp_path, seed=1, control="random")).teacher.network
-    again = edge(make(tmp_path, control="random")).teacher.network
+    other = edge(make(tmp_path, seed=1, control="random")).control_network
+    again = edge(make(tmp_path, control="random")).control_network
     assert not torch.equal(theirs.policy_head.weight, other.policy_head.weight)
     assert torch.equal(theirs.policy_head.weight, again.policy_head.weight)
 
@@ -311,4 +313,4 @@ def test_a_teacher_of_longer_vectors_reads_the_padded_ones() -> None:
     agents = {"alpha": agent("Acrobot-v1"), "beta": agent()}
     module, rollout = graph(transfer(observations="pad"), agents=agents), random_rollout()
     padded = replace(rollout, obs=torch.cat([rollout.obs, torch.zeros(6, 2, 2)], -1))
-    assert torch.equal(edge(module).teacher_logits(rollout), TeacherOf(module.agents["alpha"].network)(padded))
+    assert torch.equal(logits_on(module, rollout), TeacherOf(module.agents["alpha"].network)(padded))

@@ -39,7 +39,7 @@ def check(module: Collaboration, recorder: Recorder) -> None:
 def test_games_of_different_action_counts_teach_each_other(alpha: str, beta: str, tmp_path: Path) -> None:
     module, recorder = taught(AgentConfig(EnvConfig(alpha), CONV), AgentConfig(EnvConfig(beta), CONV), tmp_path)
     (edge,) = module.transfers
-    assert (edge.teacher.network.num_actions, edge.config.teaching_agent) == (GAMES[alpha], "alpha")
+    assert (module.ends(edge)[0].num_actions, edge.config.teaching_agent) == (GAMES[alpha], "alpha")
     assert edge.alignment(torch.zeros(GAMES[alpha])).shape == (GAMES[beta],)
     check(module, recorder)
 

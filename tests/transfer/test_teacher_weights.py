@@ -145,7 +145,7 @@ def two_teachers(folder: Path, temperature: float = 1.0, **options: Any) -> Coll
 
 
 def test_a_student_learns_which_of_two_teachers_to_listen_to(tmp_path: Path) -> None:
-    module = two_teachers(tmp_path, teacher_weights=TeacherWeights("value", sharpness=2.0, memory=5))
+    module = two_teachers(tmp_path, teacher_weights=TeacherWeights("value", sharpness=2.0, span=5))
     batches = [paid_for_0(module, seed) for seed in range(5)]
     lines = logged(module, tmp_path, *batches)
     good, bad = ([x for x in lines.of(f"distillation_weight/{name}-beta") if x is not None] for name in ("good", "bad"))

@@ -105,7 +105,8 @@ def test_each_loss_has_the_divergence_that_it_is_told(kind: losses.Divergence) -
     config = edge("alpha", "beta", temperature=2.0, divergence=kind)
     config.alignment.divergence = kind
     transfer = Transfer(config, teacher, student, PAPER)
-    output, teacher_logits = read(student, random_rollout()), transfer.teacher_logits(random_rollout())
+    output = read(student, random_rollout())
+    teacher_logits = transfer.teacher_logits(random_rollout(), teacher, student)
     aligned = transfer.alignment(teacher_logits)
     expected = losses.divergence(kind, aligned, output.distill_logits[:5], 2.0).mean(1).sum()
     assert_allclose(transfer.distillation_loss(output, aligned).item(), expected.item(), rtol=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import TINY, agent, new_network, random_rollout, step_once, store
+from graphs import TINY, agent, logits_on, new_network, random_rollout, step_once, store
 from graphs import graph as make_graph
 from graphs import transfer as edge
 from transfers import PAPER
@@ -26,7 +26,7 @@ from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig
 def test_fault_23_f_maps_between_different_action_counts(alpha: str, beta: str) -> None:
     module = make_graph(edge(), agents={"alpha": agent(alpha), "beta": agent(beta)})
     transfer, counts = module.transfers[0], {CARTPOLE: 2, WIDE: 5}
-    teacher_logits = transfer.teacher_logits(random_rollout(actions=counts[beta]))
+    teacher_logits = logits_on(module, random_rollout(actions=counts[beta]))
     assert teacher_logits.shape == (5, 2, counts[alpha]) and transfer.alignment(teacher_logits).shape == (
         5,
         2,
@@ -48,7 +48,9 @@ def test_fault_24_ends_with_different_observations_are_refused() -> None:
 
 def test_a_students_memory_that_does_not_fit_the_teacher_is_refused() -> None:
     agents = {"alpha": agent(network=replace(TINY, lstm=3)), "beta": agent()}
-    with pytest.raises(ValueError, match=r"transfer alpha-beta: .*8 numbers.*\(6\); use teacher_state: own"):
+    with pytest.raises(
+        ValueError, match=r"transfer alpha-beta: .*8 numbers.*\(6\); use preset_overrides.teacher_state: own"
+    ):
         make_graph(edge(), agents=agents, preset="code")
 
 
@@ -74,7 +76,7 @@ def test_fault_28_a_weight_below_0_is_refused(value: float) -> None:
     ],
 )
 def test_fault_28_an_option_out_of_range_is_refused(name: str, value: Any, allowed: str) -> None:
-    with pytest.raises(ValueError, match=f"transfer alpha-beta: {name} is {value}; it must be {allowed}"):
+    with pytest.raises(ValueError, match=f"transfer alpha-beta: {name} is {value!r}; it must be {allowed}"):
         make_graph(edge(**{name: value}))
 
 

@@ -88,9 +88,9 @@ def everything(folder: Path, checkpoint: Path | None, skip: int = 0) -> dict[str
     agents = {
         "one": agent(WIDE),
         "two": AgentConfig(certificate=str(folder / "expert")),
-        "beta": replace(agent(**learner), teacher_weights=TeacherWeights("value", memory=4)),
+        "beta": replace(agent(**learner), teacher_weights=TeacherWeights("value", span=4)),
     }
-    options: dict[str, Any] = {"alarm": AlarmConfig(every=3, memory=2, release_below=0.1), "temperature": 3.0}
+    options: dict[str, Any] = {"alarm": AlarmConfig(every=3, span=2, release_below=0.1), "temperature": 3.0}
     module = graph(
         transfer("one", weight=WeightConfig("cosine", steps=90), temperature_end=1.0, temperature_steps=80, **options),
         transfer("two", kind="identity", weight=WeightConfig("wean", low=0.0, high=20.0), **options),
@@ -125,10 +125,12 @@ def test_fault_15_a_resumed_run_guides_as_an_uninterrupted_one(whole: tuple[Path
 
 @pytest.mark.filterwarnings("ignore:transfer")
 def test_a_run_that_lost_its_guidance_would_differ(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """The control of the test above; and a checkpoint from before there was weighting can be read."""
+    """The control of the test above."""
     folder, expected = whole
     checkpoint = torch.load(folder / "middle.ckpt", weights_only=True)
-    del checkpoint["collaboration"]["weighting"]
+    fresh = graph(transfer()).transfers[0].weighting.state_dict()
+    for state in checkpoint["collaboration"]["transfers"].values():
+        state["weighting"] = fresh
     torch.save(checkpoint, tmp_path / "lost.ckpt")
     found = differing(everything(folder, tmp_path / "lost.ckpt", skip=6), expected)
     assert "weighting" in found and any(k.startswith("_agents.beta") for k in found)
@@ -142,9 +144,9 @@ def test_a_run_that_lost_its_guidance_would_differ(whole: tuple[Path, dict[str, 
     [
         (lambda: TeacherWeights("best"), "teacher_weights.by is 'best'; it must be fixed or value"),  # type: ignore[arg-type]
         (lambda: TeacherWeights(sharpness=-1.0), "teacher_weights.sharpness is -1.0; it must be 0 or more"),
-        (lambda: TeacherWeights(memory=0), "teacher_weights.states is 0; it must be 1 or more"),
+        (lambda: TeacherWeights(span=0), "teacher_weights.span is 0; it must be 1 or more"),
         (lambda: AlarmConfig(every=0), "alarm.every is 0; it must be 1 or more"),
-        (lambda: AlarmConfig(memory=0), "alarm.states is 0; it must be 1 or more"),
+        (lambda: AlarmConfig(span=0), "alarm.span is 0; it must be 1 or more"),
         (lambda: AlarmConfig(release_below=1.5), "alarm.release_below is 1.5; it must be from -1 to 1, or null"),
     ],
 )

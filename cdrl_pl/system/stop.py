@@ -1,0 +1,48 @@
+"""The request to end a run: a signal only sets a flag, which is looked at where the run can end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """What waits or evaluates was told to end. (No ``Exception``: no handler of errors may take it for one.)"""
+
+
+class StopRequest:
+    """The request of SIGTERM, or Ctrl-C, that this process end.
+
+    Learning ends at the next batch's boundary, waiting and evaluations at once. A second Ctrl-C interrupts whatever is
+    done.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Returns whether the process was told to end."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it for a process that the signal ended: 143 after SIGTERM, 130 after Ctrl-C; else 0."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def install(self) -> None:
+        """Takes the signals from now on; only a process's main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    def check(self) -> None:
+        """Raises ``Stopped`` where the process was told to end."""
+        if self.signal is not None:
+            raise Stopped(f"told to end by {self.signal.name}")
