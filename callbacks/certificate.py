@@ -59,6 +59,11 @@ class CertificatedTeacher(pl.Callback):
         self._begun: float | None = None  # the mean return of an evaluation that has begun and not ended
         self._seen = -1
 
+    @property
+    def state_key(self) -> str:
+        """One for each agent and folder: two of them in a run have two states."""
+        return self._generate_state_key(agent=self.agent, folder=self.folder)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses an agent that does not learn, and a window larger than what is kept."""
         assert isinstance(pl_module, Collaboration)

@@ -23,6 +23,7 @@ from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
 from cdrl_pl.training.optimizers import Optimizers
+from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
 from cdrl_pl.training.run_log import Episodes, RunLog
 from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.update import Taught, Update
@@ -296,6 +297,7 @@ class Collaboration(pl.LightningModule):
             "policy_version": self.policy_version,
             "run_log": self.run_log.state_dict(),
             "optimizers": list(self._optimizers.names),
+            "tasks": {name: task_record(self.agents[name]) for name in self.playing},
             "transfers": {
                 t.name: {"teacher_states": dict(t.teacher.states), "weighting": t.weighting.state_dict()}
                 for t in self.transfers
@@ -312,12 +314,18 @@ class Collaboration(pl.LightningModule):
         if state is None or state.get("format") != FORMAT:
             found = "no checkpoint of this program" if state is None else f"of format {state.get('format', 1)}"
             raise ConfigError(f"the checkpoint is {found}; only format {FORMAT} can be resumed (cdrl-pl 0.1 wrote 1)")
-        for what, saved, here in (
-            ("agents", state["env_steps"], self.env_steps),
-            ("transfers", state["transfers"], self._transfers),
-        ):
-            if set(saved) != set(here):
-                raise ConfigError(f"the checkpoint has the {what} {', '.join(saved)}, the config {', '.join(here)}")
+        check_same_graph(
+            {what: list(state[what]) for what in ("env_steps", "transfers", "optimizers")},
+            {
+                "env_steps": list(self.env_steps),
+                "transfers": list(self._transfers),
+                "optimizers": list(self._optimizers.named(self.agents, self.transfers)),
+            },
+        )
+        check_same_tasks(state["tasks"], {name: task_record(self.agents[name]) for name in self.playing})
+        by_name = dict(zip(state["optimizers"], checkpoint["optimizer_states"], strict=True))
+        names = self._optimizers.named(self.agents, self.transfers)
+        checkpoint["optimizer_states"] = [by_name[name] for name in names]  # Lightning hands them out by position
         self.env_steps = {name: state["env_steps"][name] for name in self.env_steps}
         self.policy_version = state["policy_version"]
         self.run_log.load_state_dict(state["run_log"])

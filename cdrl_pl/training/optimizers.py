@@ -36,19 +36,25 @@ class Optimizers:
 
     def make(self, agents: Mapping[str, Agent], transfers: Iterable[Transfer]) -> list[Adam]:
         """Makes all of them from the start and in a fixed order, so that resuming never mismatches them."""
-        made: dict[str, Adam] = {}
+        trained = self.named(agents, transfers)
+        self.names = list(trained)
+        self._rates = [rate for _, rate in trained.values()]
+        return [Adam(module.parameters(), lr=rate, fused=True) for module, rate in trained.values()]
+
+    @staticmethod
+    def named(agents: Mapping[str, Agent], transfers: Iterable[Transfer]) -> dict[str, tuple[nn.Module, float]]:
+        """What each optimizer steps, and its first learning rate, in the order in which they are made."""
+        trained: dict[str, tuple[nn.Module, float]] = {}
         for name, agent in agents.items():
             if agent.learner is not None:
-                made[f"student/{name}"] = _adam(agent.network, agent.learner.lr)
+                trained[f"student/{name}"] = (agent.network, agent.learner.lr)
         for transfer in transfers:
             if transfer.alignment.trainable:
-                made[f"align/{transfer.name}"] = _adam(transfer.alignment, transfer.alignment.config.lr)
+                trained[f"align/{transfer.name}"] = (transfer.alignment, transfer.alignment.config.lr)
             student = agents[transfer.config.student]
             if transfer.preset.distill_step == "separate" and student.learner is not None:
-                made[f"distill/{transfer.name}"] = _adam(student.network, PROGRAMS_RATE)
-        self.names = list(made)
-        self._rates = [optimizer.param_groups[0]["lr"] for optimizer in made.values()]
-        return list(made.values())
+                trained[f"distill/{transfer.name}"] = (student.network, PROGRAMS_RATE)
+        return trained
 
     def set_initial_rates(self) -> None:
         """The config's learning rates hold, also where a checkpoint brought others."""
@@ -100,10 +106,6 @@ class Optimizers:
         made: Any = self._root.optimizers()
         optimizer: LightningOptimizer = made[self.names.index(name)] if isinstance(made, list) else made
         return optimizer
-
-
-def _adam(module: nn.Module, lr: float) -> Adam:
-    return Adam(module.parameters(), lr=lr, fused=True)
 
 
 def scaler_of(trainer: pl.Trainer) -> torch.amp.GradScaler | None:

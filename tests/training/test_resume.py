@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from graphs import FixedData, agent, fit, graph, new_network, played, random_batch, spread, store, transfer
+from graphs import FixedData, Recorder, agent, fit, graph, new_network, played, random_batch, spread, store, transfer
 from resuming import SaveAt, differences, final_state
 from wide_cartpole import WIDE
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint
+from cdrl_pl.rollouts.worker_group import WorkerGroup
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
 
@@ -213,3 +218,102 @@ def test_a_student_of_a_certificated_teacher_resumes_too(tmp_path: Path) -> None
         trainer = fit(module, FixedData(*data), tmp_path, SaveAt(tmp_path, 90), ckpt_path=resume)
         results.append(final_state(module, trainer))
     assert differences(*results) == []
+
+
+# From every checkpoint that a run can write: not only those in its middle
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The newest checkpoint of a run, as ``EnvStepsCheckpoint`` writes it."""
+    found = sorted((folder / "checkpoints").iterdir(), key=lambda path: int(path.stem.partition("=")[2]))
+    return found[-1]
+
+
+def stopped(folder: Path, *callbacks: pl.Callback, T_max: int = T_MAX, resume: Path | None = None) -> Path:
+    """The checkpoint that a run leaves at its end, wherever that is."""
+    module = new_graph(T_max=T_max)
+    with suppress(Stopped):
+        fit(module, played(workers=2), folder, *watch(), *callbacks, EnvStepsCheckpoint(10**6), ckpt_path=resume)
+    return checkpoint_in(folder)
+
+
+class TellAt(pl.Callback):
+    """Tells the process to end, as a batch system does, while it learns from the batch at which T reaches a number."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+        if module.clock + 10 == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TellInTheNextWait(pl.Callback):
+    """Tells the process to end once it waits for a round of rollouts, some of which have come."""
+
+    def __init__(self, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.monkeypatch = at, monkeypatch
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if module.clock != self.at:
+            return
+        receive = WorkerGroup.receive
+
+        def then_tell(group: WorkerGroup, timeout: float) -> bool:
+            found = receive(group, timeout)
+            module.stop_request.signal = signal.SIGTERM
+            return found
+
+        self.monkeypatch.setattr(WorkerGroup, "receive", then_tell)
+
+
+@pytest.mark.parametrize("end", [90, 150, 160, 230])
+def test_a_run_that_ended_at_t_max_and_is_extended_equals_one_that_did_not_end(
+    tmp_path: Path, uninterrupted: Any, end: int
+) -> None:
+    last = stopped(tmp_path / "first", T_max=end)
+    assert last.name == f"env_steps={end}.ckpt"
+    found = run(tmp_path / "second", played(workers=2), resume=last)
+    assert differences(found, uninterrupted) == []
+
+
+@pytest.mark.parametrize("at", [90, 160])
+def test_fault_09_a_run_that_was_told_to_end_while_it_learned_goes_on_exactly(
+    tmp_path: Path, uninterrupted: Any, at: int
+) -> None:
+    last = stopped(tmp_path / "first", TellAt(at))
+    assert last.name == f"env_steps={at}.ckpt"
+    assert differences(run(tmp_path / "second", played(workers=2), resume=last), uninterrupted) == []
+
+
+@pytest.mark.parametrize("at", [60, 160])
+def test_fault_10_a_run_that_was_told_to_end_while_it_waited_goes_on_exactly(
+    tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    with monkeypatch.context() as patched:
+        last = stopped(tmp_path / "first", TellInTheNextWait(at, patched))
+    assert last.name == f"env_steps={at}.ckpt"
+    assert differences(run(tmp_path / "second", played(workers=2), resume=last), uninterrupted) == []
+
+
+def test_a_run_that_has_reached_t_max_has_nothing_to_do(tmp_path: Path) -> None:
+    last = stopped(tmp_path / "first", T_max=90)
+    recorder = Recorder()
+    again = stopped(tmp_path / "first", recorder, T_max=90, resume=last)
+    assert recorder.starts == [] and again == last
+    assert stopped(tmp_path / "first", recorder, T_max=50, resume=last) == last and recorder.starts == []
+
+
+def test_a_certificate_that_was_told_to_end_begins_again(
+    tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: Any, **__: Any) -> Any:
+        raise Stopped("told to end")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("callbacks.certificate.evaluate", told)
+        first = stopped(tmp_path / "first", TellAt(160), T_max=160)
+    assert not (tmp_path / "first" / "teacher").exists()
+    found = run(tmp_path / "second", played(workers=2), resume=first)
+    assert (tmp_path / "second" / "teacher" / "beta" / "certificate.json").is_file()
+    assert [d for d in differences(found, uninterrupted) if not d.startswith("/callbacks")] == []
