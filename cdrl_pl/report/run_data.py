@@ -117,7 +117,13 @@ class RunData:
 
 @dataclass(frozen=True)
 class ArmData:
-    """An arm and its runs, by seed."""
+    """An arm and its runs, by seed.
+
+    Attributes:
+        name: of the arm.
+        title: for people; empty where there is none.
+        runs: by seed.
+    """
 
     name: str
     title: str

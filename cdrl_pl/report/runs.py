@@ -1,4 +1,4 @@
-"""What a report compares: the runs of an experiment, or plain runs, from their folders or from a table of them."""
+"""The runs that a report compares: an experiment's, or plain ones, from their folders or from a table of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,21 @@ from cdrl_pl.storage.atomic import write_whole
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report is about."""
+    """Everything that a report is about.
+
+    Attributes:
+        name: for people.
+        agent: name of the agent that is measured.
+        baseline: name of the arm that the others are compared with.
+        arms: in the order shown.
+        T_max: decisions of every run.
+        threshold: mean training return, in points, whose first crossing is timed; None: none.
+        floor: return, in points, of a policy that knows nothing.
+        paper: published numbers.
+        planned: number of seeds per arm; None where not known.
+        frame_skip: mean frames per decision; 1 where the game has none.
+        env: of the agent, resolved; empty where not known.
+    """
 
     name: str
     agent: str
@@ -28,8 +42,8 @@ class Comparison:
     threshold: float | None = None
     floor: float = 0.0
     paper: tuple[Published, ...] = ()
-    planned: int | None = None  # seeds per arm, where known
-    frame_skip: float = 1.0  # mean frames per decision; 1 where the game has none
+    planned: int | None = None
+    frame_skip: float = 1.0
     env: dict[str, Any] = field(default_factory=dict)
 
     @property

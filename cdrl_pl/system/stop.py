@@ -1,4 +1,4 @@
-"""How a run is told to end: a signal only sets a flag, which is looked at where the run can end."""
+"""The request to end a run: a signal only sets a flag, which is looked at where the run can end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Whether SIGTERM, or Ctrl-C, has told this process to end.
+    """The request of SIGTERM, or Ctrl-C, that this process end.
 
     Learning ends at the next batch's boundary, waiting and evaluations at once. A second Ctrl-C interrupts whatever is
     done.

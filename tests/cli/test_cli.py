@@ -59,7 +59,7 @@ def test_help_documents(option: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_help_documents_every_short_option() -> None:
-    assert [option for option in options.SHORT if f"\n  {option} " not in __main__.HELP] == []
+    assert [option for option in options.SHORT if f"\n  {option} " not in __main__.help_text()] == []
 
 
 def test_no_arguments_give_the_usage_and_exit_code_2(
