@@ -21,6 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
@@ -175,6 +176,7 @@ class CLI(LightningCLI):
         """
         settings = self.config_init[self.subcommand].trainer
         own = settings.logger in (None, True)
+        kwargs |= torchruns_world(settings)
         try:
             own_classes = {"enable_progress_bar": False, "enable_checkpointing": self._has_model_checkpoint(settings)}
             trainer = super().instantiate_trainer(**kwargs, **own_classes, **({"logger": False} if own else {}))
@@ -202,6 +204,25 @@ class CLI(LightningCLI):
             super()._run_subcommand(subcommand)
         if self.model.stop_request.requested:
             raise SystemExit(self.model.stop_request.exit_code)
+
+
+def torchruns_world(settings: Namespace) -> dict[str, Any]:
+    """What the trainer needs to take up the processes that torchrun has started; nothing where it has started none.
+
+    Raises:
+        ConfigError: the options given beside it are of another number of processes.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return {}
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if everywhere == 1:
+        return {}
+    taken: dict[str, Any] = {"devices": here, "num_nodes": everywhere // here}
+    for option, value in taken.items():
+        given, unset = settings[option], {"devices": "auto", "num_nodes": 1}[option]
+        if given not in (unset, value, str(value)):
+            raise ConfigError(f"trainer.{option} is {given!r}, but torchrun has started {value}; leave it out")
+    return {**taken, **({"strategy": "ddp"} if settings.strategy == "auto" else {})}
 
 
 class Began(pl.Callback):

@@ -167,6 +167,7 @@ def play(
                     left[b] = 0 if steps == max_steps else left[b] - 1
                     if left[b]:
                         games[b].reset(obs[b])
+                        check_finite(env, obs[b : b + 1])
                         if watch is not None:
                             watch(games[b])
     finally:

@@ -205,3 +205,18 @@ def test_fault_28_actions_that_the_game_does_not_have_are_refused(
 def test_render_gives_the_colour_screen() -> None:
     game, _ = start(EnvConfig("Pong-2017"))
     assert (game.render().shape, game.render().dtype) == ((210, 160, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "capped"), [("Pong-v4", True), ("PongNoFrameskip-v4", False), ("Bowling-2017", False)]
+)
+def test_a_limit_in_frames_is_counted_in_frames_where_the_skip_is_drawn(name: str, capped: bool) -> None:
+    game = make_game(EnvConfig(name), 0)
+    assert (game._frame_cap == 108_000) == capped  # type: ignore[attr-defined]
+    if capped:
+        out = np.zeros(game.spec.obs_shape, np.uint8)
+        game.reset(out)
+        game._frame_cap = 60  # type: ignore[attr-defined]
+        steps = [game.step(0, out) for _ in range(30)]
+        last = [truncated for _, _, truncated in steps].index(True)
+        assert 60 / 4 - 1 <= last <= 60 / 2 and not any(terminated for _, terminated, _ in steps)

@@ -165,3 +165,19 @@ def test_a_task_that_draws_no_picture_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(CartPoleEnv, "render", lambda self: None)
     with pytest.raises(EnvError, match=r"env.id 'CartPole-v1' draws no picture \[H, W, 3\]"):
         check_drawn(EnvConfig("CartPole-v1"))
+
+
+def test_the_space_decides_how_many_actions_there_are_not_their_names() -> None:
+    spec = describe(toy("Renamed"))
+    assert spec.action_meanings == ("0", "1", "2", "3", "4")
+
+
+def test_a_reward_of_one_number_in_an_array_is_that_number_and_more_are_refused() -> None:
+    game = make_game(toy("ArrayReward"), 0)
+    out = np.zeros(3, np.float32)
+    game.reset(out)
+    assert game.step(1, out)[0] == 1.25
+    game = make_game(toy("ArrayReward", size=2), 0)
+    game.reset(out)
+    with pytest.raises(EnvError, match=r"gave the reward array\(\[1.25, 1.25\]\); it must be one number"):
+        game.step(1, out)

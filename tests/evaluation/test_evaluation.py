@@ -17,6 +17,7 @@ import torch
 from graphs import agent, copy_of, graph, make_trainer, new_network, played, spread
 from gymnasium.spaces import Box, Discrete
 from numpy.testing import assert_allclose
+from toy_envs import make_network, toy
 from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl.agents.certificate import save_certificate
@@ -366,3 +367,16 @@ def test_the_trainer_evaluates_every_agent_both_ways(tmp_path: Path, stage: str)
             assert_allclose(metrics[f"{name}/{score.policy}/mean"], score.mean, rtol=1e-6)
             assert_allclose(metrics[f"{name}/{score.policy}/std"], score.std, rtol=1e-6)
             assert metrics[f"{name}/{score.policy}/episodes"] == 6
+
+
+@pytest.mark.parametrize("where", ["observation", "reward", "reset"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fault_25_a_score_is_not_made_of_what_is_not_finite(where: str, processes: int) -> None:
+    env = toy("NotFinite", where=where, value=float("nan"))
+    what = "reward" if where == "reward" else "observation"
+    with pytest.raises((FloatingPointError, ProcessError), match=f"NotFiniteToy-v0 gave a {what} that is not finite"):
+        evaluate(make_network(), env, episodes=64, processes=processes)
+
+
+def test_an_environment_may_start_processes_of_its_own() -> None:
+    assert evaluate(make_network(), toy("Parent"), episodes=16, processes=2).episodes == 16

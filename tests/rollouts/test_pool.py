@@ -331,3 +331,7 @@ def test_a_deterministic_stream_does_not_resume_with_other_workers(make_pool: Ma
     other.load_state_dict(pool.state_dict())
     with pytest.raises(ValueError, match=r"was played by 1 workers, pool\.workers is 2"):
         other.start()
+
+
+def test_an_environment_of_a_worker_may_start_processes_of_its_own(make_pool: MakePool) -> None:
+    assert started(make_pool(toy("Parent"))).next().steps == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
 import os
 import signal
 import threading
@@ -167,7 +168,75 @@ class ImageEnv(CountingEnv):
         return image
 
 
-for name in ("Counting", "Raising", "Killing", "Hanging", "NotFinite", "Offset", "Dict", "Image"):
+class Renamed(gym.Wrapper):
+    """Five actions over an environment that has names for one alone."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.action_space = Discrete(5)
+
+    def step(self, action: int) -> Any:
+        return self.env.step(int(action) % 3)
+
+
+class NamedEnv(CountingEnv):
+    def get_action_meanings(self) -> list[str]:
+        return ["NOOP"]
+
+
+class ArrayRewardEnv(CountingEnv):
+    """Rewards of shape (1,), or of ``size`` numbers."""
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.size = size
+
+    def step(self, action: int) -> Any:
+        obs, reward, *rest = super().step(action)
+        return obs, np.full(self.size, reward), *rest
+
+
+class ParentEnv(CountingEnv):
+    """Starts a process of its own, as simulators do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        child = mp.get_context("fork").Process(target=print)
+        child.start()
+        child.join()
+
+
+class ScaledEnv(CountingEnv):
+    """Its own option decides what it pays."""
+
+    def __init__(self, pay: float = 1.0) -> None:
+        super().__init__()
+        self.pay = pay
+
+    def step(self, action: int) -> Any:
+        obs, _, *rest = super().step(action)
+        return obs, self.pay, *rest
+
+
+def renamed(**kwargs: Any) -> gym.Env:
+    return Renamed(NamedEnv(**kwargs))
+
+
+gym.register("RenamedToy-v0", "toy_envs:renamed", disable_env_checker=True)
+for name in (
+    "Named",
+    "ArrayReward",
+    "Parent",
+    "Scaled",
+    "Counting",
+    "Raising",
+    "Killing",
+    "Hanging",
+    "NotFinite",
+    "Offset",
+    "Dict",
+    "Image",
+):
     gym.register(f"{name}Toy-v0", f"toy_envs:{name}Env", disable_env_checker=True)
 
 

@@ -198,3 +198,57 @@ def test_fault_32_a_rank_that_dies_ends_the_run_which_can_be_resumed(tmp_path: P
     resumed = go("--ckpt_path", str(newest))
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert (tmp_path / "runs" / "version_1" / "checkpoints" / "env_steps=200.ckpt").is_file()
+
+
+TELLS = """
+import os
+import signal
+
+import pytorch_lightning as pl
+
+
+class Tells(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if index == 3 and str(trainer.global_rank) in os.environ["TELLS"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["0", "1", "01"])
+@pytest.mark.parametrize("preset", ["paper", "code"])
+def test_fault_09_sigterm_to_any_rank_ends_all_of_them_at_one_batch(tmp_path: Path, told: str, preset: str) -> None:
+    """The authors' program joins rollouts that wait, so that ranks could join different numbers of them."""
+    (tmp_path / "tells.py").write_text(TELLS)
+    agents = {"alpha": pole(), "beta": pole()}
+    config = tiny(callback("tells.Tells"), transfers=[edge()], **agents)
+    config["model"].update(preset=preset, T_max=10**7)
+    config["data"]["pool"] = {"workers": 1, "copies": 4, "steps": 5, "queue": 3}
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config)), "--devices", "2"]
+    run = subprocess.run(
+        [*command, "--trainer.strategy", "ddp"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=environment(PYTHONPATH=str(tmp_path), TELLS=told),
+    )  # fmt: skip
+    assert run.returncode == 143, run.stderr[-3000:]
+    (saved,) = (tmp_path / "runs" / "version_0" / "checkpoints").iterdir()
+    clocks = torch.load(saved, weights_only=True)["collaboration"]["env_steps"]
+    assert len(set(clocks.values())) == 1 and clocks["alpha"] >= 4 * 40
+
+
+@pytest.mark.slow
+def test_torchrun_alone_is_enough(tmp_path: Path) -> None:
+    config = write(tmp_path / "tiny.yaml", tiny())
+    launcher = [*LAUNCHERS["torchrun"], "--config", str(config)]
+
+    def go(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*launcher, *options], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        )
+
+    run = go()
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["version_0"]
+    (saved,) = (tmp_path / "runs" / "version_0" / "checkpoints").iterdir()
+    assert len(torch.load(saved, weights_only=False)["RolloutDataModule"]["ranks"]) == 2
+    refused = go("--devices", "3")
+    assert refused.returncode != 0 and "trainer.devices is '3', but torchrun has started 2" in refused.stderr

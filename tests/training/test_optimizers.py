@@ -25,6 +25,7 @@ from graphs import (
 )
 from wide_cartpole import WIDE
 
+from cdrl_pl.training import optimizers
 from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.types import Rollout
 
@@ -130,3 +131,25 @@ def test_no_parameter_is_stored_twice() -> None:
 
 def test_no_parameter_is_frozen_before_its_phase() -> None:
     assert all(p.requires_grad for p in graph(transfer(**PHASES)).parameters())
+
+
+def test_rewards_that_no_step_can_take_are_said_and_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "STEPS_IN_VAIN", (3, 8))
+    module = graph(agents={"beta": agent()}, T_max=1000)
+    batch = random_batch(module)
+    huge = {"beta": replace(batch["beta"], rewards=torch.full_like(batch["beta"].rewards, 1e38))}
+    said = "gradient of student/beta was not finite in the last"
+    with pytest.warns(UserWarning, match=f"{said} 3 steps"), pytest.raises(FloatingPointError, match=f"{said} 8 steps"):
+        fit(module, FixedData(batch, batch, *[huge] * 20), tmp_path)
+    assert module.clock == 100  # two steps that were taken, and eight in vain
+
+
+def test_steps_in_vain_that_are_not_in_a_row_are_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "STEPS_IN_VAIN", (3, 8))
+    module = graph(agents={"beta": agent()}, T_max=300)
+    batch = random_batch(module)
+    huge = {"beta": replace(batch["beta"], rewards=torch.full_like(batch["beta"].rewards, 1e38))}
+    fit(module, FixedData(batch, huge, huge), tmp_path)
+    assert module.clock == 300
