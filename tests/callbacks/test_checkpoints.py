@@ -212,6 +212,7 @@ class KillAt(pl.Callback):
 """
 
 
+@pytest.mark.slow
 def test_fault_14_a_run_that_was_killed_in_every_phase_equals_one_that_was_not(tmp_path: Path) -> None:
     """Killed before T1, between T1 and T2, and after T2; each time it loses what came after the last checkpoint."""
     (tmp_path / "kill_at.py").write_text(KILL_AT)

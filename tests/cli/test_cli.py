@@ -97,6 +97,7 @@ def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixtu
 # Short options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", ["--{}={}", "--{} {}"])
 @pytest.mark.parametrize(
     ("name", "value", "read"),
@@ -157,6 +158,7 @@ def test_stop_can_be_never(build: Run, tmp_path: Path) -> None:
 # What a run leaves behind
 
 
+@pytest.mark.slow
 def test_a_run_writes_into_one_folder_below_its_root(finished: Path) -> None:
     written = {str(p.relative_to(finished / "root")) for p in (finished / "root").rglob("*") if p.is_file()}
     events = {name for name in written if "tfevents" in name}

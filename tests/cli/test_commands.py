@@ -26,6 +26,8 @@ from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.types import Episode
 
+pytestmark = pytest.mark.slow
+
 run, refused = command_line.run, command_line.refused
 finished = small_runs.finished
 

@@ -22,6 +22,8 @@ from cdrl_pl.presets import PRESETS
 from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
 from cdrl_pl.transfer.alignment_file import save_alignment
 
+pytestmark = pytest.mark.slow
+
 run, build = command_line.run, command_line.build
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "experiments" not in path.parts)  # those: test_experiment
 OVERLAYS = [path for path in FILES if "agents" not in yaml.safe_load(path.read_text())["model"]]

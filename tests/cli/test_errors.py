@@ -46,6 +46,7 @@ def walk(config: Any, path: str) -> Any:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "key", "typed", "meant"),
     [
@@ -82,6 +83,7 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
     assert refused("--config", config).endswith("no callbacks.EnvStepCheckpoint; did you mean EnvStepsCheckpoint?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "value", "says"),
     [
@@ -158,6 +160,7 @@ def test_a_refusal_names_the_command_whose_help_to_read(refused: Callable[..., s
     assert "T_mx" in refused("--config", CARTPOLE, "--T_mx=5", command="validate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--model.T_mx=5", "--model.agents.cartpole.env.id=CartPol-v1"])
 def test_a_refusal_is_all_that_is_printed(option: str, tmp_path: Path) -> None:
     answer = call("fit", "--config", CARTPOLE, option, cwd=tmp_path)

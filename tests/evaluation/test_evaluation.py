@@ -267,6 +267,7 @@ def _killed(job: int, tick: Any) -> int:
     return job
 
 
+@pytest.mark.slow
 def test_jobs_come_back_in_order() -> None:
     assert in_processes(_squared, [3, 1, 2]) == [9, 1, 4]
 
@@ -276,6 +277,7 @@ def _squared(job: int, tick: Any) -> int:
     return job * job
 
 
+@pytest.mark.slow
 def test_fault_06_a_job_that_makes_no_progress_ends_the_wait() -> None:
     began = time.monotonic()
     with pytest.raises(ProcessError, match=r"1 of 2 jobs made no progress for 8 s"):
@@ -283,6 +285,7 @@ def test_fault_06_a_job_that_makes_no_progress_ends_the_wait() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 def test_fault_01_a_job_whose_process_is_killed_is_reported() -> None:
     with pytest.raises(ProcessError, match=r"the process of job 1 died \(exit code -9\)"):
         in_processes(_killed, [0, 1])

@@ -24,6 +24,8 @@ from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 from cdrl_pl.storage import fingerprint
 from cdrl_pl.storage.checkpoints import is_whole
 
+pytestmark = pytest.mark.slow
+
 run, build, start = command_line.run, command_line.build, experiments.start
 SHIPPED = sorted((CONFIGS / "experiments").glob("*.yaml"))
 ORDER = ["one/seed-1", "two/seed-1", "one/seed-2", "two/seed-2"]

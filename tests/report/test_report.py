@@ -292,6 +292,7 @@ def test_the_finding_says_whether_the_interval_includes_zero(experiment: Path) -
 # Drawing and writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_in_both_themes(name: str, experiment: Path) -> None:
     comparison = read_folder(experiment)

@@ -112,6 +112,7 @@ ARMS = st.dictionaries(NAMES, st.lists(runs(), min_size=1, max_size=3), max_size
 SETTINGS = st.none() | st.builds(Settings, st.none() | NAMES, st.none() | NAMES, st.none() | st.floats(-9, 9))
 
 
+@pytest.mark.slow
 @given(ARMS, SETTINGS)
 def test_runs_come_back_from_their_table(arms: list[ArmData], compared_by: Settings | None) -> None:
     packed = encode(arms, compared_by)
@@ -396,6 +397,7 @@ def test_runs_without_a_seed_are_numbered(experiment: Path) -> None:
 # The repository's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", sorted(REPOSITORY.glob("docs/results/*/" + TABLE)), ids=lambda path: path.parent.name)
 def test_a_table_of_the_repository_can_be_read(table: Path) -> None:
     found = read_table(table)

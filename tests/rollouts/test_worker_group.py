@@ -192,6 +192,7 @@ def read_lines(pipe: int, count: int, seconds: float) -> list[str]:
     return text.split()
 
 
+@pytest.mark.slow
 def test_fault_11_hung_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     path = str(tmp_path / "pipe")
     os.mkfifo(path)
@@ -219,6 +220,7 @@ def test_fault_12_shared_memory_has_no_name_to_leak(make_pool: MakePool) -> None
     assert mapped and all(line.endswith("(deleted)") for line in mapped)
 
 
+@pytest.mark.slow
 def test_fault_31_replacing_workers_leaks_no_file_descriptor(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("Counting"), queue=1, max_restarts=5))
     counts = []
@@ -248,6 +250,7 @@ def test_close_leaves_no_process(make_pool: MakePool) -> None:
     assert len(workers) == 2 and [w.exitcode for w in workers] == [0, 0]
 
 
+@pytest.mark.slow
 def test_close_ends_workers_that_hang(make_pool: MakePool) -> None:
     pool = started(make_pool(toy("Hanging"), workers=2, stall_timeout=0.5))
     with pytest.raises(WorkerError):

@@ -30,6 +30,7 @@ def test_another_budget_is_another_config(start: Start, refused: Callable[..., s
     assert "in: config (4 such of 4 runs)" in refused(T_max=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_code_is_refused(
     finished: bool, start: Start, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
@@ -60,6 +61,7 @@ def test_code_that_changes_meanwhile_ends_the_experiment(start: Start, monkeypat
     assert run_log() == ["fit one/seed-1", "test one/seed-1"]
 
 
+@pytest.mark.slow
 def test_runs_that_differ_can_be_set_aside_and_nothing_is_deleted(start: Start) -> None:
     start()
     run_log()
@@ -72,6 +74,7 @@ def test_runs_that_differ_can_be_set_aside_and_nothing_is_deleted(start: Start) 
     assert Path("out/set_aside/two-seed-1-0/scores.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_folder_starts_anew(start: Start) -> None:
     start()
     run_log()

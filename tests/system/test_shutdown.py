@@ -18,6 +18,8 @@ from command_line import MODULE, callback, environment, tiny, write
 UNDER_WAY = '''
 import pytorch_lightning as pl
 
+pytestmark = pytest.mark.slow
+
 
 class UnderWay(pl.Callback):
     """Says that batches are learned from; after ``breaks`` of them, raises."""

@@ -206,6 +206,8 @@ import signal
 
 import pytorch_lightning as pl
 
+pytestmark = pytest.mark.slow
+
 
 class Tells(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
@@ -214,7 +216,6 @@ class Tells(pl.Callback):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("told", ["0", "1", "01"])
 @pytest.mark.parametrize("preset", ["paper", "code"])
 def test_fault_09_sigterm_to_any_rank_ends_all_of_them_at_one_batch(tmp_path: Path, told: str, preset: str) -> None:
@@ -235,7 +236,6 @@ def test_fault_09_sigterm_to_any_rank_ends_all_of_them_at_one_batch(tmp_path: Pa
     assert len(set(clocks.values())) == 1 and clocks["alpha"] >= 4 * 40
 
 
-@pytest.mark.slow
 def test_torchrun_alone_is_enough(tmp_path: Path) -> None:
     config = write(tmp_path / "tiny.yaml", tiny())
     launcher = [*LAUNCHERS["torchrun"], "--config", str(config)]

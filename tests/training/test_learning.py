@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import CONFIGS, call, callback, write
 
+pytestmark = pytest.mark.slow
+
 
 def metrics(root: Path) -> list[dict[str, str]]:
     (path,) = root.rglob("metrics.csv")

@@ -64,6 +64,7 @@ def trained(folder: Path, preset: Preset, monkeypatch: pytest.MonkeyPatch) -> di
     return copy_of(module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_alone_changes_a_run(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paper, code = PRESETS["paper"], PRESETS["code"]

@@ -127,6 +127,7 @@ GRAPHS: dict[str, tuple[dict[str, Any], dict[str, AgentConfig], dict[str, Any]]]
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_an_update_stays_on_the_learners_device(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     edge, agents, options = GRAPHS[name]

@@ -56,6 +56,7 @@ def test_the_offline_protocol_recovers_the_map_between_two_experts(recovered: tu
     assert one_hot == 1.0 and on_states >= 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actions", [(1, 0), (0, 1), (1, 0, 1)])
 def test_the_offline_protocol_recovers_every_relabelling_of_one_expert(
     actions: tuple[int, ...], tmp_path: Path

@@ -14,6 +14,8 @@ from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
 
+pytestmark = pytest.mark.slow
+
 GAMES = {"Pong-2017": 6, "ALE/Breakout-v5": 4, "ALE/Freeway-v5": 3, "ALE/Riverraid-v5": 18}
 OTHERS = [name for name in GAMES if name != "Pong-2017"]
 CONV = NetworkConfig("conv", channels=4, lstm=8)
