@@ -15,10 +15,10 @@ import psutil
 import pytest
 from command_line import MODULE, callback, environment, tiny, write
 
+pytestmark = pytest.mark.slow
+
 UNDER_WAY = '''
 import pytorch_lightning as pl
-
-pytestmark = pytest.mark.slow
 
 
 class UnderWay(pl.Callback):

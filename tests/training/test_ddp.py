@@ -13,6 +13,8 @@ import pytest
 import torch
 from command_line import MODULE, REPOSITORY, callback, edge, environment, pole, tiny, write
 
+pytestmark = pytest.mark.slow
+
 REPORT = '''
 import hashlib
 import json
@@ -205,8 +207,6 @@ import os
 import signal
 
 import pytorch_lightning as pl
-
-pytestmark = pytest.mark.slow
 
 
 class Tells(pl.Callback):
