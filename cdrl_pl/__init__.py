@@ -1,3 +1,3 @@
 """Collaborative deep reinforcement learning: agents that teach each other across different tasks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

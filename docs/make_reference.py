@@ -1,0 +1,95 @@
+"""Writes docs/reference.md from the code: every option, callback and metric. ``python docs/make_reference.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from argparse import SUPPRESS
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import ArgumentParser
+
+import callbacks
+from cdrl_pl.cli.help import nested, nested_parser
+from cdrl_pl.cli.options import SHORT
+from cdrl_pl.metric_names import METRICS
+
+HEAD = """\
+# Reference
+
+Written from the code by `python docs/make_reference.py`; a test compares. The same texts answer
+`python -m cdrl_pl fit --help`, and `--NAME.help` for what is within an option: `fit --model.agents.env.help`.
+"""
+
+
+def main() -> None:
+    """Writes the file beside this one."""
+    Path(__file__).with_name("reference.md").write_text(reference())
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, "## Short options\n", table(("option", "what it sets"), short_options())]
+    for name, kind in nested().items():
+        shown = name.replace("model.agents", "model.agents.NAME") if name != "model.agents" else "model.agents.NAME"
+        rows = options(nested_parser(name, kind), shown)
+        parts += [f"## {shown}\n", table(("option", "default", "what it is"), rows)]
+    parts.append("## Callbacks\n\nOf `trainer.callbacks`: `{class_path: callbacks.NAME, init_args: {...}}`.\n")
+    for name in callbacks.__all__:
+        kind = getattr(callbacks, name)
+        first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+        parts.append(f"### {name}\n\n{first}\n")
+        if rows := list(constructor(kind)):
+            parts.append(table(("option", "default", "what it is"), rows))
+    parts += ["## Metrics\n", "In `metrics.csv` and TensorBoard, over `env_steps`.\n"]
+    parts.append(table(("column", "unit", "what it says"), [(f"`{m.pattern}`", m.unit, m.meaning) for m in METRICS]))
+    return "\n".join(parts)
+
+
+def short_options() -> Iterator[tuple[str, str]]:
+    """Names with their values, and their help."""
+    for name, short in SHORT.items():
+        yield f"`{name} {short.value}`", short.help
+
+
+def options(parser: Any, within: str) -> Iterator[tuple[str, str, str]]:
+    """Name, default and help of the options of one class; those that have options within say so."""
+    for action in parser._actions:
+        name = action.dest.removeprefix(f"{within}.")
+        if action.option_strings and name != "help" and "." not in name and not action.dest.endswith(".help"):
+            if action.default == SUPPRESS:  # options within: a section of their own, or this section itself
+                if name != within:
+                    yield f"`{name}`", "", f"See `{within}.{name}`."
+                continue
+            yield f"`{name}`", default_of(action.default), action.help or ""
+
+
+def constructor(kind: type[pl.Callback]) -> Iterator[tuple[str, str, str]]:
+    """Name, default and help of a callback's options."""
+    parser = ArgumentParser(add_help=False)
+    parser.add_class_arguments(kind, "callback")
+    yield from options(parser, "callback")
+
+
+def default_of(value: Any) -> str:
+    """As a config would have it; empty where there is none to show."""
+    if dataclasses.is_dataclass(value) or type(value).__name__ == "Namespace":
+        return ""
+    words = {"True": "true", "False": "false", "None": "null"}
+    return f"`{words.get(str(value), value)}`"
+
+
+def table(head: tuple[str, ...], rows: Any) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += [
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

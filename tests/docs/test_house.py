@@ -1,0 +1,86 @@
+"""The drawing of the house in CONTRIBUTING.md is true to the code; faults and metadata as well."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import REPOSITORY
+
+import cdrl_pl
+
+PACKAGE = REPOSITORY / "cdrl_pl"
+
+
+def test_the_drawing_has_every_room_and_no_other() -> None:
+    drawing = re.search(r"```\n(cdrl_pl/.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert drawing
+    rooms = set(re.findall(r"^  (\w+)/", drawing[1], re.MULTILINE))
+    assert rooms == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    for line in drawing[1].splitlines():
+        if match := re.match(r"  (\w+)/ +(.*)", line):
+            named = {word.strip() for word in match[2].split(":")[-1].split(",")}
+            found = {path.stem for path in (PACKAGE / match[1]).glob("*.py")} - {"__init__"}
+            assert named == found, match[1]
+
+
+def test_files_that_the_walk_names_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:cdrl_pl|callbacks|docs|tests|configs)/[\w/.]+\.(?:py|md|yaml))`", text)
+    assert named and [name for name in named if not (REPOSITORY / name).is_file()] == []
+
+
+FAULT = re.compile(r"test_fault_(\d\d)_")
+
+
+def tests_by_fault() -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        for number in FAULT.findall(path.read_text()):
+            found.setdefault(int(number), set()).add(path.relative_to(REPOSITORY).as_posix())
+    return found
+
+
+def test_every_fault_that_a_test_is_named_after_is_a_row_and_every_row_names_its_tests() -> None:
+    rows = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", (REPOSITORY / "docs" / "reliability.md").read_text(), re.MULTILINE)
+    listed = {int(number): set(re.findall(r"`(tests/[\w/]+\.py)`", files)) for number, files in rows}
+    assert {n: files for n, files in listed.items() if files} == tests_by_fault()
+    assert list(listed) == list(range(1, 35))
+
+
+def test_every_import_is_declared() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[\[><=; ]", name)[0].lower().replace("-", "_") for name in declared}
+    names |= (
+        {"cv2": "opencv_python_headless", "yaml": "pyyaml"}.keys()
+        if {"opencv_python_headless", "pyyaml"} <= names
+        else set()
+    )
+    names |= {"lightning_fabric"}  # a part of pytorch-lightning
+    imported = set()
+    for path in [*PACKAGE.rglob("*.py"), *(REPOSITORY / "callbacks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) - names - {"cdrl_pl", "callbacks"} == set()
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == cdrl_pl.__version__
+    assert f"## {cdrl_pl.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert Path(page.parent / link).exists(), (page.name, link)
