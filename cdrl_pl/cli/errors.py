@@ -154,6 +154,8 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
             raise
         refuse(_shorten(str(error)))
     except (RuntimeError, UnpicklingError, EOFError) as error:
+        if under_way():
+            raise
         what = str(error)
         if "loading state_dict" in what:
             different = [line.strip() for line in what.splitlines()[1:]]

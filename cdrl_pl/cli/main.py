@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -170,13 +171,18 @@ class CLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """As Lightning's, with loggers to TensorBoard and CSV in a new run folder, unless the config names loggers.
+        """As Lightning's, in a new run folder, with loggers to TensorBoard and CSV unless the config names loggers.
 
-        The saved config does not name them, so that a run started from it gets a folder of its own.
+        The saved config does not name them, so that a run started from it gets a folder of its own. Lightning's root is
+        that folder, too: what it would resume there by itself (``hpc_ckpt_*.ckpt``) is no other run's.
         """
         settings = self.config_init[self.subcommand].trainer
         own = settings.logger in (None, True)
-        kwargs |= torchruns_world(settings)
+        kwargs |= torchruns_world(settings) | without_requeueing(settings)
+        root = settings.default_root_dir
+        version = os.environ.get(RUN_VERSION) or new_version(Path(root))
+        os.environ[RUN_VERSION] = version
+        kwargs["default_root_dir"] = str(Path(root) / version)
         try:
             own_classes = {"enable_progress_bar": False, "enable_checkpointing": self._has_model_checkpoint(settings)}
             trainer = super().instantiate_trainer(**kwargs, **own_classes, **({"logger": False} if own else {}))
@@ -185,9 +191,6 @@ class CLI(LightningCLI):
             raise MisconfigurationException(f"trainer ({chosen}): {error}") from error
         if not own:
             return trainer
-        root = settings.default_root_dir
-        version = os.environ.get(RUN_VERSION) or new_version(Path(root))
-        os.environ[RUN_VERSION] = version
         where = {"save_dir": root, "name": "", "version": version}
         trainer.loggers = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
         return trainer
@@ -223,6 +226,17 @@ def torchruns_world(settings: Namespace) -> dict[str, Any]:
         if given not in (unset, value, str(value)):
             raise ConfigError(f"trainer.{option} is {given!r}, but torchrun has started {value}; leave it out")
     return {**taken, **({"strategy": "ddp"} if settings.strategy == "auto" else {})}
+
+
+def without_requeueing(settings: Namespace) -> dict[str, Any]:
+    """Turns off what Lightning does by itself under Slurm where the config names no environment of its own.
+
+    On a signal it would write a checkpoint of another kind and requeue the job; here a run that is told to end saves,
+    and ``--ckpt_path`` with its folder goes on.
+    """
+    if settings.plugins is not None or not SLURMEnvironment.detect():
+        return {}
+    return {"plugins": [SLURMEnvironment(auto_requeue=False)]}
 
 
 class Began(pl.Callback):

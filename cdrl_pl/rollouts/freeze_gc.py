@@ -1,9 +1,12 @@
-"""The freeze of what the fork server has loaded, imported last: it is shared with the workers, and stays shared.
+"""Imported last by the fork server: what it has loaded stays shared with the workers, and a signal to all leaves it be.
 
-A garbage collection in a worker would write to every object that it came with, and so copy them: 36 MB each.
+A garbage collection in a worker would write to every object that it came with, and so copy them: 36 MB each. A batch
+system sends SIGTERM to every process of a job at once; the trainer ends its own, and the server goes with the trainer.
 """
 
 import gc
+import signal
 
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 gc.collect()
 gc.freeze()

@@ -6,6 +6,8 @@ import multiprocessing as mp
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -218,12 +220,23 @@ class ScaledEnv(CountingEnv):
         return obs, self.pay, *rest
 
 
+class SlowEnv(CountingEnv):
+    """From its 31st step on, each takes longer than anybody waits; says so by a file."""
+
+    def step(self, action: int) -> Any:
+        if self.total >= 30:
+            Path(os.environ["SLOW_MARKER"]).touch()
+            time.sleep(2.0)
+        return super().step(action)
+
+
 def renamed(**kwargs: Any) -> gym.Env:
     return Renamed(NamedEnv(**kwargs))
 
 
 gym.register("RenamedToy-v0", "toy_envs:renamed", disable_env_checker=True)
 for name in (
+    "Slow",
     "Named",
     "ArrayReward",
     "Parent",

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command_line import MODULE, callback, environment, tiny, write
+from command_line import MODULE, REPOSITORY, call, callback, environment, tiny, write
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +27,9 @@ class UnderWay(pl.Callback):
 
     def __init__(self, breaks: int = 0) -> None:
         self.breaks = breaks
+
+    def on_test_start(self, trainer, module):
+        print("under way", flush=True)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         if index == 1:
@@ -150,3 +154,80 @@ def test_fault_12_nothing_is_left_after_sigkill_of_the_group(start: Start) -> No
     os.killpg(run.process.pid, signal.SIGKILL)
     assert run.process.wait(60) == -signal.SIGKILL
     run.assert_nothing_is_left(members)
+
+
+# One rule for every phase
+
+
+def told(process: subprocess.Popen[str], group: bool) -> None:
+    """As a batch system does it: to the trainer, or to every process at once."""
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
+def test_fault_09_sigterm_while_learning_is_143_whoever_gets_it(start: Start, group: bool) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    told(run.process, group)
+    assert run.process.wait(60) == 143
+    run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
+    assert "Traceback" not in (run.folder / "errors").read_text()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
+@pytest.mark.parametrize("deterministic", [False, True], ids=["asynchronous", "deterministic"])
+def test_fault_10_sigterm_while_waiting_is_143_and_saves(tmp_path: Path, deterministic: bool, group: bool) -> None:
+    """Workers that play on for a long time before they answer: the trainer waits, and has learned."""
+    config = tiny(callback("callbacks.EnvStepsCheckpoint"))
+    config["model"]["agents"] = {
+        "beta": {"env": {"id": "toy_envs:SlowToy-v0"}, "network": {"trunk": "mlp", "depth": 1, "hidden": 8, "lstm": 0}}
+    }
+    config["model"]["T_max"] = 10**9
+    config["data"]["pool"] = {"workers": 2, "copies": 1, "steps": 5, "deterministic": deterministic}
+    marker = tmp_path / "waiting"
+    paths = environment(PYTHONPATH=str(REPOSITORY / "tests" / "support"), SLOW_MARKER=str(marker))
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config))]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, env=paths, start_new_session=True, stderr=errors, text=True)
+        try:
+            deadline = time.monotonic() + 60
+            while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1.0)  # what the workers had finished before is learned from
+            told(process, group)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    said = (tmp_path / "errors").read_text()
+    assert len(list(tmp_path.rglob("env_steps=*.ckpt"))) == 1, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
+def test_fault_09_sigterm_while_testing_is_143(tmp_path: Path, group: bool) -> None:
+    (tmp_path / "under_way.py").write_text(UNDER_WAY)
+    command = [*MODULE, "test", "--teacher", str(REPOSITORY / "teachers" / "pong"), "--episodes", "64"]
+    command += ["--trainer.callbacks+=under_way.UnderWay"]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)), start_new_session=True,
+            stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "under way\n"
+            time.sleep(2.0)
+            told(process, group)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+def test_what_lightning_would_resume_under_slurm_is_no_other_runs(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "hpc_ckpt_1.ckpt").write_text("of another job")
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    answer = call("fit", "--config", write(tmp_path / "tiny.yaml", tiny()), cwd=tmp_path, SLURM_JOB_NAME="job", **job)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"hpc_ckpt_1.ckpt", "version_0"}
