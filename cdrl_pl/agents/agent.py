@@ -42,5 +42,8 @@ class Agent(Protocol):
             env_steps: decisions of the agent so far, which decide the weight of the entropy bonus.
         """
 
+    def check_playable(self) -> None:
+        """Raises EnvError where its task cannot be played here."""
+
     def parameters(self, recurse: bool = True) -> Any:
         """As of any module."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cdrl_pl import metric_names
 from cdrl_pl.experiment.plan import Experiment
 from cdrl_pl.experiment.run import Run
 
@@ -73,10 +74,10 @@ def _progress(run: Run) -> tuple[str, str, str]:
     latest = run.folder.latest() if run.active else {}
     if run.state != "training" or not latest:
         return "", "", ""
-    env_steps, T_max = int(float(latest["env_steps"])), run.experiment.T_max
+    env_steps, T_max = int(float(latest[metric_names.ENV_STEPS()])), run.experiment.T_max
     gained, seconds = env_steps - run.resumed_from, time.monotonic() - run.started_at
     left = seconds * (T_max - env_steps) / gained if gained > 0 else None
-    ret = latest.get(f"return/{run.experiment.agent}") or ""
+    ret = latest.get(metric_names.RETURN(run.experiment.agent)) or ""
     return (
         f"{env_steps:,} / {T_max:,}",
         f"{float(ret):.2f} (training)" if ret else "",

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from cdrl_pl import metric_names
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.run_data import ArmData, RunData
 from cdrl_pl.report.runs import Comparison
@@ -106,7 +107,7 @@ def _decisions(axis: Axes, skip: float, frames: bool = True) -> None:
 def grid_curves(arm: ArmData, agent: str, T_max: int) -> tuple[Array, Array]:
     """A common grid [G] up to the budget, and every run's training return on it [N, G]; NaN where a run has none."""
     grid = np.linspace(0, T_max, GRID_POINTS + 1)[1:]
-    return grid, np.stack([st.on_grid(*run.curve(f"return/{agent}"), grid) for run in arm.runs])
+    return grid, np.stack([st.on_grid(*run.curve(metric_names.RETURN(agent)), grid) for run in arm.runs])
 
 
 def learning_curves(comparison: Comparison) -> Figure:
@@ -121,7 +122,9 @@ def learning_curves(comparison: Comparison) -> Figure:
         axis.fill_between(grid, low, high, color=colour[arm.name], alpha=0.18, linewidth=0)
         if len(arm.runs) > 1:
             for run in arm.runs:
-                axis.plot(*run.curve(f"return/{comparison.agent}"), color=colour[arm.name], linewidth=0.7, alpha=0.55)
+                axis.plot(
+                    *run.curve(metric_names.RETURN(comparison.agent)), color=colour[arm.name], linewidth=0.7, alpha=0.55
+                )
     if comparison.threshold is not None:
         axis.axhline(comparison.threshold, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
         axis.annotate(
@@ -188,7 +191,10 @@ def kls(comparison: Comparison) -> Figure | None:
     """Alignment and distillation KL of every transfer against decisions, with T1, T2 and stop marked."""
 
     def lines(name: str, student: str) -> dict[str, str]:
-        return {f"{kind} KL": f"{kind}_kl/{name}" for kind in ("distillation", "alignment")}
+        return {
+            "distillation KL": metric_names.DISTILLATION_KL(name),
+            "alignment KL": metric_names.ALIGNMENT_KL(name),
+        }
 
     return _over_time(comparison, lines, "KL (nats per decision)", "log")
 
@@ -198,7 +204,7 @@ def information(comparison: Comparison) -> Figure | None:
 
     def lines(name: str, student: str) -> dict[str, str]:
         sources = {"student": student, "aligned teacher": f"{name}/aligned", "teacher": f"{name}/teacher"}
-        return {label: f"state_information/{source}" for label, source in sources.items()}
+        return {label: metric_names.STATE_INFORMATION(source) for label, source in sources.items()}
 
     return _over_time(comparison, lines, "state information (nats)", "linear")
 
@@ -252,7 +258,7 @@ def _logged(runs: Sequence[RunData], name: str, columns: dict[str, str]) -> bool
 
 
 def _has_kl(runs: Sequence[RunData], name: str) -> bool:
-    return any(len(run.curve(f"distillation_kl/{name}")[0]) for run in runs)
+    return any(len(run.curve(metric_names.DISTILLATION_KL(name))[0]) for run in runs)
 
 
 def actions(comparison: Comparison) -> Figure | None:
@@ -280,7 +286,7 @@ def actions(comparison: Comparison) -> Figure | None:
 
 def action_names(runs: Sequence[RunData], source: str) -> list[str]:
     """Names of a policy's actions where the runs say one for each (not where two play the same), else their numbers."""
-    prefix = f"actions/{source}/"
+    prefix = f"{metric_names.ACTIONS(source)}/"
     numbers = [n.removeprefix(prefix) for n in runs[0].metrics if n.startswith(prefix)]
     numbers = sorted((n for n in numbers if n.isdigit()), key=int)
     named = (list(line[source]) for run in runs for line in run.actions if source in line)
@@ -291,9 +297,9 @@ def _mean_policy(runs: Sequence[RunData], transfer: str, source: str, count: int
     """Mean over runs of the logged policy at the first (0) or last (-1) line at which the transfer was active."""
     found = []
     for run in runs:
-        active = np.flatnonzero(np.isfinite(run.metrics.get(f"distillation_kl/{transfer}", np.empty(0))))
+        active = np.flatnonzero(np.isfinite(run.metrics.get(metric_names.DISTILLATION_KL(transfer), np.empty(0))))
         if len(active):
-            found.append([run.metrics[f"actions/{source}/{i}"][active[end]] for i in range(count)])
+            found.append([run.metrics[f"{metric_names.ACTIONS(source)}/{i}"][active[end]] for i in range(count)])
     return np.asarray(np.mean(found, 0))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cdrl_pl import metric_names
 from cdrl_pl.experiment.folder import RunFolder
 from cdrl_pl.presets import PRESETS
 from cdrl_pl.report.run_data import Array, Attempt, Edge, ReportError, RunData
@@ -50,7 +51,7 @@ def read_run(folder: RunFolder, agent: str | None = None, seed: int | None = Non
         fingerprint=folder.fingerprint(),
         agent=agent,
     )
-    if "env_steps" not in run.metrics:
+    if metric_names.ENV_STEPS() not in run.metrics:
         raise ReportError(f"{folder.path}: {METRICS} has no column env_steps")
     return run
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cdrl_pl import metric_names
 from cdrl_pl.storage.fingerprint import Fingerprint
 
 Array = np.ndarray[Any, Any]
@@ -99,7 +100,7 @@ class RunData:
     @property
     def env_steps(self) -> int:
         """Decisions so far."""
-        steps = self.metrics["env_steps"]
+        steps = self.metrics[metric_names.ENV_STEPS()]
         return int(steps[-1]) if len(steps) else 0
 
     def curve(self, column: str) -> tuple[Array, Array]:
@@ -108,7 +109,7 @@ class RunData:
             return np.empty(0), np.empty(0)
         y = self.metrics[column]
         kept = np.isfinite(y)
-        return self.metrics["env_steps"][kept], y[kept]
+        return self.metrics[metric_names.ENV_STEPS()][kept], y[kept]
 
     def final(self, policy: str) -> float | None:
         """Mean return of the frozen final policy, "sampled" or "greedy"."""
@@ -139,7 +140,7 @@ def joined(attempts: Sequence[dict[str, Array]]) -> dict[str, Array]:
     names = {name: None for attempt in attempts for name in attempt}
     parts, first = [], np.inf
     for attempt in reversed(attempts):
-        steps = attempt.get("env_steps", np.empty(0))
+        steps = attempt.get(metric_names.ENV_STEPS(), np.empty(0))
         kept = steps < first
         parts.append({name: attempt.get(name, np.full(len(steps), np.nan))[kept] for name in names})
         first = min(first, *steps) if len(steps) else first

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cdrl_pl import metric_names
 from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
 from cdrl_pl.experiment.folder import EXPERIMENT, RunFolder
 from cdrl_pl.experiment.plan import Experiment, Published, read_recorded
@@ -14,6 +15,8 @@ from cdrl_pl.report.folders import has_run, read_run
 from cdrl_pl.report.run_data import ArmData, ReportError, RunData
 from cdrl_pl.report.run_table import TABLE, Settings, Table, read_table, write_table
 from cdrl_pl.storage.atomic import write_whole
+
+RETURNS = metric_names.RETURN("")  # what columns of returns begin with
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def compare(arms: Sequence[ArmData], settings: Settings) -> Comparison:
     if not arms:
         raise ReportError("there are no runs to compare")
     first = arms[0].runs[0]
-    agents = [name.removeprefix("return/") for name in first.metrics if name.startswith("return/")]
+    agents = [name.removeprefix(RETURNS) for name in first.metrics if name.startswith(RETURNS)]
     agent = settings.agent or next(iter(agents), None)
     if agent not in agents:
         raise ReportError(f"--agent is {agent!r}; {first.place} logged the returns of {', '.join(agents) or 'none'}")
@@ -183,7 +186,9 @@ def _refuse_mixture(arm: str, runs: Sequence[RunData]) -> None:
 
 
 def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
-    agents = sorted({name.partition("/")[2] for name in run.metrics if name.startswith(("episodes/", "return/"))})
+    agents = sorted(
+        {name.partition("/")[2] for name in run.metrics if name.startswith((metric_names.EPISODES(""), RETURNS))}
+    )
     if agent not in agents:
         raise ReportError(
             f"{run.place} has no agent {agent!r}, by which {first.place} is measured; it has "

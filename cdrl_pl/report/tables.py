@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cdrl_pl import metric_names
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.figures import short
 from cdrl_pl.report.run_data import ArmData, RunData
@@ -137,7 +138,7 @@ def heights(arm: ArmData, agent: str, start: float, end: float) -> st.Array:
     """Mean height per run that reaches ``end``, from its first finished episodes on where they come later."""
     found = []
     for run in arm.runs:
-        x, y = run.curve(f"return/{agent}")
+        x, y = run.curve(metric_names.RETURN(agent))
         # A run of whole rollouts may end a little short of the last log line, or log its first return a little late.
         if len(x) and x[0] < end and x[-1] >= 0.98 * end:
             found.append(st.height(x, y, max(start, float(x[0])), min(end, float(x[-1]))))
@@ -147,7 +148,7 @@ def heights(arm: ArmData, agent: str, start: float, end: float) -> st.Array:
 def time_cell(arm: ArmData, comparison: Comparison) -> str:
     """The time to threshold of an arm, in words."""
     assert comparison.threshold is not None
-    curves = [run.curve(f"return/{comparison.agent}") for run in arm.runs]
+    curves = [run.curve(metric_names.RETURN(comparison.agent)) for run in arm.runs]
     summary = st.times([st.time_to_threshold(x, y, comparison.threshold) for x, y in curves], comparison.T_max)
     if summary.reached == 0:
         return f"not reached (0 of {summary.runs})"
@@ -186,7 +187,7 @@ def information_table(comparison: Comparison) -> Table | None:
     for arm in comparison.arms:
         for name, edge in arm.runs[0].transfers.items():
             kinds = (f"{name}/teacher", f"{name}/aligned", edge.student)
-            cells = [_late([run.curve(f"state_information/{kind}")[1] for run in arm.runs]) for kind in kinds]
+            cells = [_late([run.curve(metric_names.STATE_INFORMATION(kind))[1] for run in arm.runs]) for kind in kinds]
             if "-" not in cells[:2]:
                 rows.append((arm.name, f"{edge.teacher} teaches {edge.student}", *cells))
     if not rows:

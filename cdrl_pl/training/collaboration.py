@@ -14,7 +14,6 @@ from torch import nn
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
-from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import EnvError
 from cdrl_pl.networks import PolicyNetwork
@@ -151,11 +150,10 @@ class Collaboration(pl.LightningModule):
             ConfigError: naming what is missing.
         """
         for name, agent in (self.playing if stage == "fit" else self.agents).items():
-            if isinstance(agent, CertificatedAgent):
-                try:
-                    agent.check_playable()
-                except EnvError as error:
-                    raise EnvError(f"agents.{name}: {error}") from None
+            try:
+                agent.check_playable()
+            except EnvError as error:
+                raise EnvError(f"agents.{name}: {error}") from None
         if stage != "fit":
             return
         if not self.playing:

@@ -1,4 +1,4 @@
-"""The two readings end to end: they differ in the rows of the table and in nothing else."""
+"""The two presets end to end: they differ in the rows of the table and in nothing else."""
 
 from __future__ import annotations
 
