@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.options import OptionParser
 from cdrl_pl.experiment.driver import Driver
-from cdrl_pl.experiment.plan import ExperimentError, read_experiment
+from cdrl_pl.experiment.plan import read_experiment
 from cdrl_pl.experiment.run import COMMAND
 
 ABOUT = """\
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         if given.folder:
             experiment = replace(experiment, folder=Path(given.folder))
         driver = Driver(experiment, Path(given.file), given.jobs, command, given.set_aside)
-    except (ExperimentError, OSError) as error:
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
     try:
         failed = driver.run()

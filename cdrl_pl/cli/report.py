@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.options import OptionParser
-from cdrl_pl.experiment.plan import ExperimentError
 
 ABOUT = """\
 Compares arms: writes report.html (one file, figures inside), report.md and the figures as PNG files.
@@ -58,7 +58,6 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError:
         parser.error('the figures need matplotlib: pip install -c constraints.txt -e ".[plot]"')
     from cdrl_pl.report.page import write_report
-    from cdrl_pl.report.run_data import ReportError
     from cdrl_pl.report.run_table import Settings
     from cdrl_pl.report.runs import is_gathered, keep, read_folder, read_plain
 
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             if given.table:
                 keep(comparison, folder, Path(given.table))
             print(write_report(comparison, Path(given.out or Path(given.table or folder or "", "report"))))
-    except (ReportError, ExperimentError, OSError) as error:
+    except (ConfigError, OSError) as error:
         parser.error(str(error))
     return 0
 

@@ -19,6 +19,10 @@ from cdrl_pl.experiment.run import COMMAND, Run, environment
 from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, fingerprint
 
 SET_ASIDE = "set_aside"
+# What no config of an arm may say, whichever file says it: (section, option).
+DECIDED_WHEN_RESOLVED = (
+    ("data", "seed"), ("data", "evaluation_agents"), ("trainer", "logger"), ("", "ckpt_path"),
+)  # fmt: skip
 POLL = 0.5  # seconds
 READING = 300.0  # seconds that reading an arm's config may take
 
@@ -166,6 +170,13 @@ def check_fair(experiment: Experiment, arm: Arm, config: dict[str, Any]) -> None
     Raises:
         ExperimentError: naming the arm and what to change.
     """
+    for section, option in DECIDED_WHEN_RESOLVED:
+        value = (config.get(section) or {}).get(option) if section else config.get(option)
+        if value is not None:
+            name = f"{section}.{option}" if section else option
+            raise ExperimentError(
+                f"arms.{arm.name}: its config sets {name} to {value!r}, which the experiment decides for every run"
+            )
     agent = config["model"]["agents"].get(experiment.agent)
     if agent is None or agent.get("certificate"):
         learning = [name for name, a in config["model"]["agents"].items() if not a.get("certificate")]

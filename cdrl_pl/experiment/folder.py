@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdrl_pl.storage.atomic import write_json
+from cdrl_pl.storage.atomic import read_as, write_json
 from cdrl_pl.storage.checkpoints import Checkpoint, is_whole, saved
 from cdrl_pl.storage.fingerprint import Fingerprint
 
@@ -45,14 +45,22 @@ class RunFolder:
         return next((checkpoint for checkpoint in saved(self.attempts) if is_whole(checkpoint.path)), None)
 
     def scores(self) -> dict[str, Any] | None:
-        """The scores of the final policy; None before they are there."""
+        """The scores of the final policy; None before they are there.
+
+        Raises:
+            DamagedFileError: the file is none of scores.
+        """
         path = self.path / SCORES
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_as(path, "file of scores", _scores) if path.exists() else None
 
     def fingerprint(self) -> Fingerprint | None:
-        """What the run was made of; None where it was not started by an experiment."""
+        """What the run was made of; None where it was not started by an experiment.
+
+        Raises:
+            DamagedFileError: the file is no fingerprint.
+        """
         path = self.path / FINGERPRINT
-        return Fingerprint(**json.loads(path.read_text())) if path.is_file() else None
+        return read_as(path, "fingerprint", _fingerprint) if path.exists() else None
 
     def sign(self, fingerprint: Fingerprint) -> None:
         """Writes the fingerprint, before the first attempt."""
@@ -62,6 +70,26 @@ class RunFolder:
         """The last log line of the running attempt; empty before the first."""
         attempts = self.attempts
         return last_line(attempts[-1] / "metrics.csv") if attempts else {}
+
+
+def _scores(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse_constant)
+    for record in content["agents"].values():
+        for score in record["evaluation"].values():
+            if not all(isinstance(score[name], int | float) for name in ("mean", "episodes")):
+                raise TypeError("a mean and a number of episodes are needed")
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    content = json.loads(path.read_text())
+    if not isinstance(content["versions"], dict):
+        raise TypeError("versions are needed")
+    return Fingerprint(**content)
 
 
 def last_line(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from cdrl_pl import metric_names
 from cdrl_pl.experiment.folder import RunFolder
 from cdrl_pl.presets import PRESETS
 from cdrl_pl.report.run_data import Array, Attempt, Edge, ReportError, RunData
+from cdrl_pl.storage.atomic import read_as
 
 METRICS, ACTIONS, CONFIG = "metrics.csv", "action_distributions.jsonl", "config.yaml"
 
@@ -39,7 +40,7 @@ def read_run(folder: RunFolder, agent: str | None = None, seed: int | None = Non
     if not logged:
         raise ReportError(f"{folder.path} has no {METRICS}; a run folder, or an experiment's, is needed")
     config_file = logged[-1] / CONFIG
-    config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else {}
+    config = read_as(config_file, "config of a run", read_config) if config_file.exists() else {}
     run = RunData(
         place=str(folder.path),
         seed=_seed(config) if seed is None else seed,
@@ -61,14 +62,30 @@ def _attempt(path: Path) -> Attempt:
     metrics, actions = path / METRICS, path / ACTIONS
     return Attempt(
         int(number[1]) if number else 0,
-        read_csv(metrics) if metrics.is_file() else {},
-        [json.loads(line) for line in _whole_lines(actions)] if actions.is_file() else [],
+        read_as(metrics, "table of metrics", read_csv) if metrics.exists() else {},
+        read_as(actions, "file of action distributions", _read_actions) if actions.exists() else [],
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved config of a run, as far as a report needs it."""
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    environments(config), transfers(config)
+    return config
+
+
+def _read_actions(path: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [json.loads(line) for line in _whole_lines(path)]
+    if not all("env_steps" in line for line in lines):
+        raise KeyError("env_steps")
+    return lines
 
 
 def read_csv(path: Path) -> dict[str, Array]:
     """A metrics file by column; empty fields are NaN. A last line that is being written is left out."""
     lines = list(csv.reader(_whole_lines(path)))
+    if not lines or metric_names.ENV_STEPS() not in lines[0]:
+        raise ValueError("it has no column env_steps")
     head, rows = (lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]) if lines else ([], [])
     table = np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(len(rows), len(head))
     return dict(zip(head, table.T, strict=True))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from cdrl_pl import metric_names
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.storage.fingerprint import Fingerprint
 
 Array = np.ndarray[Any, Any]
 
 
-class ReportError(ValueError):
+class ReportError(ConfigError):
     """Runs that cannot be compared or read, with the reason."""
 
 

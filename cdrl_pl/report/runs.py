@@ -11,11 +11,12 @@ from cdrl_pl import metric_names
 from cdrl_pl.envs import EnvConfig, EnvError, is_atari, resolve
 from cdrl_pl.experiment.folder import EXPERIMENT, RunFolder
 from cdrl_pl.experiment.plan import Experiment, Published, read_recorded
-from cdrl_pl.report.folders import has_run, read_run
+from cdrl_pl.report.folders import CONFIG, has_run, read_config, read_run
 from cdrl_pl.report.run_data import ArmData, ReportError, RunData
 from cdrl_pl.report.run_table import TABLE, Settings, Table, read_table, write_table
-from cdrl_pl.storage.atomic import write_whole
+from cdrl_pl.storage.atomic import read_as, write_whole
 
+PROTOCOL = {"id", "noop_max"}  # of a task: compared by the game's name, and how it was scored
 RETURNS = metric_names.RETURN("")  # what columns of returns begin with
 
 
@@ -139,8 +140,37 @@ def read_plain(labelled: Sequence[tuple[str, Path]], settings: Settings) -> Comp
     folders: dict[str, list[Path]] = {}
     for label, path in labelled:
         folders.setdefault(label, []).append(path)
+    for paths in folders.values():
+        for path in paths:
+            _refuse_several_runs(RunFolder(path))
     arms = [ArmData(label, "", [read_run(RunFolder(path)) for path in paths]) for label, paths in folders.items()]
     return compare(arms, settings)
+
+
+def _refuse_several_runs(folder: RunFolder) -> None:
+    """Starts of one run have one seed and graph, and all but the first go on from a checkpoint; others are other runs.
+
+    (A folder that an experiment has signed holds one run, whatever it was started from.)
+
+    Raises:
+        ReportError: the folder holds several runs.
+    """
+    if folder.fingerprint() is not None:
+        return
+    configs = [path / CONFIG for path in folder.attempts if (path / CONFIG).exists()]
+    read = [read_as(path, "config of a run", read_config) for path in configs]
+    for path, config in zip(configs[1:], read[1:], strict=True):
+        if not config.get("ckpt_path") or _graph(config) != _graph(read[0]):
+            one, other = configs[0].parent, path.parent
+            raise ReportError(
+                f"{folder.path} holds several runs ({one.name} and {other.name} among them); name each of them, as in "
+                f"one={one} other={other}"
+            )
+
+
+def _graph(config: dict[str, Any]) -> Any:
+    model = config.get("model") or {}
+    return [config.get("seed_everything"), *(model.get(key) for key in ("agents", "transfers", "preset"))]
 
 
 def compare(arms: Sequence[ArmData], settings: Settings) -> Comparison:
@@ -199,6 +229,19 @@ def _refuse_another_task(run: RunData, first: RunData, agent: str) -> None:
         raise ReportError(
             f"{run.place} plays {mine} and {first.place} plays {theirs}; returns of different tasks are not compared"
         )
+    for kind, one, other in (
+        ("trained", run.environments.get(agent), first.environments.get(agent)),
+        ("was scored", (run.score or {}).get("env"), (first.score or {}).get("env")),
+    ):
+        if not one or not other:
+            continue
+        for option in sorted(one.keys() | other.keys() - PROTOCOL):
+            here, there = one.get(option), other.get(option)
+            if option not in PROTOCOL and here != there:
+                raise ReportError(
+                    f"{run.place} {kind} with env.{option} {here!r}, {first.place} with {there!r}; returns of "
+                    "different tasks are not compared"
+                )
 
 
 def _game(env_id: str) -> str:

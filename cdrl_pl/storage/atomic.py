@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import yaml
 
 from cdrl_pl.checks import ConfigError
+
+Content = TypeVar("Content")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -48,7 +54,38 @@ def check_below(option: str, folder: str) -> None:
         raise ConfigError(f"{option} is {folder!r}; it must be a folder below the run folder, without ..")
 
 
+class DamagedFileError(ConfigError):
+    """A file that is there and cannot be read as what it should be; names it, and what to do."""
+
+
+def read_as(path: Path, what: str, parse: Callable[[Path], Content]) -> Content:
+    """What ``parse`` makes of a file.
+
+    Args:
+        path: of the file.
+        what: that it should be, for the error.
+        parse: reads it; whatever it raises means that the file is damaged.
+
+    Raises:
+        DamagedFileError: naming the file.
+    """
+    try:
+        return parse(path)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        said = " ".join(str(reason).split())[:150]
+        raise DamagedFileError(f"{path} is no {what} ({said}); restore it, or leave its run out") from None
+
+
 def write_json(path: Path, content: Any) -> None:
-    """``write_whole`` of JSON; makes the folder."""
+    """``write_whole`` of JSON; makes the folder.
+
+    Raises:
+        ValueError: a number that is not finite, which JSON does not have; names ``path``.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(path, (text + "\n").encode())

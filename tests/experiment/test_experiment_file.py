@@ -19,6 +19,7 @@ refused, start = experiments.refused, experiments.start
     [
         ({"overrides": ["--no_checkpoints=1"]}, "arms.one: trainer.enable_checkpointing is false"),
         ({"overrides": ["--early=1"]}, "arms.one: a callback has stop: true"),
+        ({"overrides": ["--own_seed=7"]}, "arms.one: its config sets data.seed to 7, which the experiment decides"),
         ({"agent": "expert"}, "agent is 'expert', which does not learn in arm one; there learn pole"),
         ({"agent": "nobody"}, "agent is 'nobody'"),
         ({"overrides": ["--unknown=1"]}, "arms.one: there is no option --unknown"),

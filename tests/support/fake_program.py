@@ -72,7 +72,8 @@ def config(given: dict[str, str]) -> dict[str, Any]:
         "default_root_dir": given.get("--trainer.default_root_dir"),
     }
     return {
-        "seed_everything": int(given.get("--seed", 0)), "model": {"agents": agents, **learning}, "trainer": trainer
+        "seed_everything": int(given.get("--seed", 0)), "model": {"agents": agents, **learning}, "trainer": trainer,
+        "data": {"seed": int(given["--own_seed"]) if "--own_seed" in given else None},
     }  # fmt: skip
 
 
