@@ -70,9 +70,14 @@ def main() -> None:
 
         raise SystemExit(report(arguments[1:]))
     if arguments[0] == "fit" and "--config" in arguments:
+        from cdrl_pl.checks import ConfigError
         from cdrl_pl.system.fork_server import start_fork_server
 
-        start_fork_server()
+        try:
+            start_fork_server()
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
     from cdrl_pl.cli.main import run
 
     run(arguments)

@@ -151,6 +151,8 @@ class CLI(LightningCLI):
             settings.ckpt_path = _newest(Path(path))
         elif path and not Path(path).is_file():
             refuse(f"ckpt_path is {path!r}, which is no file, nor the folder of a run")
+        elif path and not is_whole(Path(path)):
+            refuse(f"ckpt_path is {path!r}, which is damaged, or no checkpoint; its folder may hold an older one")
 
     def before_instantiate_classes(self) -> None:
         """Adds the callbacks that every training needs, where the config names none of their class."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import resource
 from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 
+from cdrl_pl.checks import ConfigError
+
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's CPU quota: "<microseconds, or max> <of every>"
+DESCRIPTORS, DESCRIPTORS_PER_WORKER = 64, 4  # that a trainer has open, and more for each worker
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -53,6 +57,27 @@ def use_one_thread() -> None:
     """Keeps torch and NumPy's BLAS to one thread in this process, as in every worker: more would spin beside others."""
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
+
+
+def allow_descriptors(workers: int) -> None:
+    """Lets this process open as many files as the workers need, up to what the system allows it.
+
+    Args:
+        workers: worker processes of this rank.
+
+    Raises:
+        ConfigError: the system does not allow as many.
+    """
+    needed = DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"pool.workers makes {workers} workers, which need about {needed} open files; this process may open {hard} "
+            "(ulimit -Hn); use fewer workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def evaluation_processes(episodes: int) -> int:

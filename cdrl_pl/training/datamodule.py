@@ -18,7 +18,13 @@ from cdrl_pl.envs import check_drawn
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
-from cdrl_pl.system.hardware import cpu_has_bf16, keep_freed_memory, learner_threads, workers_per_agent
+from cdrl_pl.system.hardware import (
+    allow_descriptors,
+    cpu_has_bf16,
+    keep_freed_memory,
+    learner_threads,
+    workers_per_agent,
+)
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob
@@ -174,6 +180,7 @@ class RolloutDataModule(pl.LightningDataModule):
         assert trainer is not None
         bf16 = trainer.precision.startswith("bf16") and cpu_has_bf16() if pool.bf16 is None else pool.bf16
         workers = pool.workers or workers_per_agent(agents, trainer.world_size)
+        allow_descriptors(workers * agents)
         concatenate = pool.concatenate or (module.preset.concatenate and not pool.deterministic)
         chosen = f"{workers} workers x {pool.copies} copies per agent, acting in {'bf16' if bf16 else 'fp32'}"
         if module.device.type == "cpu":

@@ -16,7 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import small_runs
 import torch
-from command_line import Run, callback, pole, tiny, write
+from command_line import Run, call, callback, pole, tiny, write
 from pytorch_lightning.loggers import CSVLogger
 from small_runs import BOTH, CHECKPOINT, metrics
 
@@ -101,7 +101,7 @@ def test_fault_18_a_damaged_checkpoint_is_refused(
 ) -> None:
     *config, _, checkpoint = saved(finished)
     (tmp_path / "damaged.ckpt").write_bytes(Path(checkpoint).read_bytes()[:kept])
-    assert "the checkpoint cannot be read" in refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
+    assert "is damaged, or no checkpoint" in refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
 
 
 def test_a_runs_folder_stands_for_its_newest_checkpoint(finished: Path, run: Run) -> None:
@@ -162,7 +162,7 @@ def test_agents_that_learned_nothing_are_not_evaluated_in_silence(
         assert [str(w.message) for w in recwarn if "ckpt_path" in str(w.message)] == wanted
 
 
-def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path: Path) -> None:
+def test_predict_writes_a_video_of_every_agent_into_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
     import cv2
 
     pong = {"env": {"id": "Pong-2017", "max_episode_steps": 6}, "network": {"channels": 4, "lstm": 8}}
@@ -170,11 +170,11 @@ def test_predict_writes_a_video_of_every_agent_below_the_root(run: Run, tmp_path
     fitted = run("fit", "--config", config, "--T_max=40")
     checkpoint = Path(fitted.trainer.log_dir or "") / "checkpoints" / "env_steps=40.ckpt"
     run("predict", "--config", config, "--ckpt_path", checkpoint)
-    video = cv2.VideoCapture(str(tmp_path / "runs" / "videos" / "pong.mp4"))
+    video = cv2.VideoCapture(str(tmp_path / "runs" / "version_1" / "videos" / "pong.mp4"))
     frames = 0
     while video.read()[0]:
         frames += 1
-    assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "videos" / "pong.mp4"]
+    assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "version_1" / "videos" / "pong.mp4"]
 
 
 def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,3 +225,20 @@ def test_precision_on_the_cpu(precision: str, kind: torch.dtype, run: Run, tmp_p
     assert len(lines) == 6 and all(torch.isfinite(torch.tensor(float(v))) for line in lines for v in line.values() if v)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in ended.model.parameters())
     assert all(float(line["skipped_steps/student/pole"]) == 0 for line in lines)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"PK\x03\x04 and then nothing"], ids=["empty", "text", "cut"])
+def test_fault_18_a_file_that_is_no_checkpoint_is_named(
+    tmp_path: Path, refused: Callable[..., str], content: bytes
+) -> None:
+    (tmp_path / "some.ckpt").write_bytes(content)
+    config = write(tmp_path / "tiny.yaml", tiny())
+    said = refused("--config", config, "--ckpt_path", tmp_path / "some.ckpt")
+    assert "some.ckpt" in said and "is damaged, or no checkpoint" in said
+
+
+def test_a_temporary_folder_with_a_long_name_is_refused_at_once(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    answer = call("fit", "--config", write(tmp_path / "tiny.yaml", tiny()), cwd=tmp_path, TMPDIR=str(long))
+    assert answer.returncode == 2 and answer.stderr.startswith("error: TMPDIR is") and "Traceback" not in answer.stderr

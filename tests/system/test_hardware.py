@@ -16,8 +16,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.rollouts.config import PoolConfig
-from cdrl_pl.system import hardware as machine
+from cdrl_pl.system import hardware
 from cdrl_pl.system.processes import in_processes
 
 
@@ -38,10 +39,10 @@ def test_cores_are_those_the_process_is_bound_to_within_its_quota(
     """A machine of 64, as a batch system or a container gives a part of it."""
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(machine, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(hardware, "CPU_MAX", tmp_path / "cpu.max")
     if quota is not None:
-        machine.CPU_MAX.write_text(quota + "\n")
-    assert machine.cores() == wanted
+        hardware.CPU_MAX.write_text(quota + "\n")
+    assert hardware.cores() == wanted
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_cores_are_those_the_process_is_bound_to_within_its_quota(
 def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, agents: int, ranks: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    assert machine.workers_per_agent(agents, ranks) == wanted
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    assert hardware.workers_per_agent(agents, ranks) == wanted
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,8 @@ def test_workers_share_the_cores(
 def test_the_learner_takes_the_cores_that_workers_leave(
     monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, ranks: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    assert machine.learner_threads(workers, ranks) == wanted
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    assert hardware.learner_threads(workers, ranks) == wanted
 
 
 @pytest.mark.parametrize(
@@ -70,15 +71,15 @@ def test_the_learner_takes_the_cores_that_workers_leave(
 def test_evaluations_take_the_cores_but_not_for_a_few_episodes(
     monkeypatch: pytest.MonkeyPatch, cores: int, episodes: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
-    assert machine.evaluation_processes(episodes) == wanted
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    assert hardware.evaluation_processes(episodes) == wanted
 
 
 @pytest.mark.parametrize(("native", "wanted"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bf16_is_for_cpus_that_have_it(monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
-    assert machine.fast_precision() == wanted
+    assert hardware.fast_precision() == wanted
 
 
 def test_what_the_config_says_holds() -> None:
@@ -142,3 +143,17 @@ def test_a_collection_in_a_worker_copies_nothing_of_what_it_shares() -> None:
     ((frozen, memory),) = in_processes(_frozen, [0])
     assert frozen > 10_000 and gc.get_freeze_count() == 0  # the trainer's own are not frozen
     assert memory < 25 * 2**20
+
+
+def test_too_few_open_files_for_the_workers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.resource, "getrlimit", lambda kind: (64, 64))
+    with pytest.raises(ConfigError, match=r"16 workers, which need about 128 open files; this process may open 64"):
+        hardware.allow_descriptors(16)
+
+
+def test_open_files_are_allowed_where_the_system_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(hardware.resource, "getrlimit", lambda kind: (64, 4096))
+    monkeypatch.setattr(hardware.resource, "setrlimit", lambda kind, limits: given.append(limits))
+    hardware.allow_descriptors(16)
+    assert given == [(128, 4096)]
