@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
+
+CONFIGS = Path("configs")  # where this project keeps its own
+MOVED = {"own.yaml": "control_own.yaml", "transfer_bowling.yaml": "online_2_early.yaml"}  # to names that are not near
 
 
 def nearest(wrong: str, known: Sequence[str], cutoff: float = 0.5) -> str:
@@ -16,3 +20,17 @@ def nearest(wrong: str, known: Sequence[str], cutoff: float = 0.5) -> str:
     """
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest_config(path: Path) -> str:
+    """As ``nearest``, for a config file that does not exist: one of this project's, which have moved since version 0.1.
+
+    Args:
+        path: of the file.
+    """
+    known = [file for file in sorted(CONFIGS.rglob("*.yaml")) if "experiments" not in file.parts and file != path]
+    forms = {form: file for file in known for form in (f"{file.parent.name}_{file.name}", file.name)}
+    name = MOVED.get(path.name, path.name)
+    near = difflib.get_close_matches(name, forms, n=1, cutoff=0.7)
+    found = [file for file in known if file.name == name] or [forms[form] for form in near]
+    return f"; did you mean {' or '.join(map(str, found))}?" if found else ""

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli import options
-from cdrl_pl.cli.options import PROGRAM, SHORT
+from cdrl_pl.cli.options import ELSEWHERE, PROGRAM, SHORT
 from cdrl_pl.spelling import nearest
 
 DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
@@ -66,27 +66,40 @@ def _suggestions(parser: Any, match: re.Match[str]) -> Iterator[str]:
     elif match["d"]:
         known = [*SHORT, *_options(parser)]
         for word in match["d"].split():
-            if now := _renamed(word.partition("=")[0]):
-                yield f"{word.partition('=')[0]} is now called {now}"
-            elif word.startswith("-"):
-                yield f"there is no option {word.partition('=')[0]}{_nearest(word.partition('=')[0], known)}"
+            if word.startswith("-"):
+                yield _unknown(word.partition("=")[0], known)
         if not match["d"].startswith("-"):
             yield f"{match['d'].split()[0]!r} belongs to no option"
     else:
         if match["command"]:
             parser = parser._subcommands_action.choices[match["command"]]
         wrong = match["a"] or match["c"] or ".".join(filter(None, (match["group"], match["b"])))
-        if now := _renamed(wrong):
-            yield f"{wrong} is now called {now}"
-            return
-        yield f"there is no option {wrong}{_nearest(wrong, [name[2:] for name in _options(parser)])}"
+        yield _unknown(wrong, [name[2:] for name in _options(parser)])
+
+
+def _unknown(wrong: str, known: list[str]) -> str:
+    """What is said of an option that there is not, on the command line (``--T_mx``) or in a config (``model.T_mx``)."""
+    if now := _renamed(wrong):
+        return f"{wrong} is now called {now}"
+    bare, of_a_config = wrong.lstrip("-").replace("-", "_"), not wrong.startswith("-")
+    if of_a_config and (short := SHORT.get(f"--{wrong}")) and short.stands_for:
+        return f"there is no option {wrong} in a config; it is {short.stands_for[2:]}"
+    found = _nearest(wrong, known)
+    if ours := ELSEWHERE.get(bare.rpartition(".")[2].lower()):
+        found = f"; here it is {ours.replace('--', '') if of_a_config else ours}"
+    return f"there is no option {wrong}{found}"
 
 
 def _renamed(option: str) -> str | None:
     """The name that an option of version 0.1 has now; None where it has none."""
-    for old, new in RENAMED.items():
-        if option.endswith(old) and option.removesuffix(old)[-1:] in ("", ".", "-"):
-            return option.removesuffix(old) + new
+    dashes = "--" if option.startswith("--") else ""
+    parts = option.removeprefix("--").split(".")
+    if dashes and len(parts) == 1:
+        parts = ["model", *parts]
+    for index, old in enumerate(parts):
+        if old in RENAMED and (index == len(parts) - 1 or parts[: index + 1] == ["model", "reading"]):
+            now = dashes + ".".join([*parts[:index], RENAMED[old], *parts[index + 1 :]])
+            return f"{now}, and its value 'teacher' is 'none'" if old == "advice" else now
     return None
 
 

@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from cdrl_pl.checks import ConfigError
+from cdrl_pl.agents.certificate import CERTIFICATE
+from cdrl_pl.checks import SEEDS, ConfigError, is_seed, whole
+from cdrl_pl.cli.config_files import ConfigFiles, take_files
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
-from cdrl_pl.cli.options import PROGRAM, SHORT
+from cdrl_pl.cli.merging import class_name
+from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
+from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
 from cdrl_pl.system.hardware import fast_precision
 from cdrl_pl.system.stop import Stopped
@@ -43,6 +50,13 @@ QUIET = [
 ]
 QUIET_NOTES = ("Seed set to", "`weights_only` was not set", "GPU available: False", "TPU available: False", "litlogger")
 RUN_VERSION = "CDRL_PL_RUN_VERSION"  # tells the processes that a strategy launches which run folder it is
+SEED_VARIABLE = "PL_GLOBAL_SEED"
+# What a run leaves in the environment for the processes that a strategy launches, and what strategies leave there.
+OWN = (
+    RUN_VERSION, SEED_VARIABLE, "PL_SEED_WORKERS", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR",
+    "MASTER_PORT",
+)  # fmt: skip
+PRINT, PRINT_FLAGS = "--print_config", ("skip_default", "skip_unset")
 TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
 CALLBACKS = {  # that every training has unless its config names one of the class: class path -> what switches it off
     "callbacks.AlignmentSchedule": None,
@@ -85,8 +99,9 @@ def _restricted(arguments: list[str]) -> list[str]:
     """``--imports A,B``: refuses config files that would import anything else."""
     values, rest = _take(arguments, IMPORTS)
     if values:
-        named = [argument.partition("=")[2] or argument for argument in rest]
-        files = [path for path in map(Path, named) if path.suffix in CONFIG_FILES]
+        configs, others = take_files(rest)
+        named = [word.partition("=")[2] or word for word in others]
+        files = [Path(name) for name in (*configs, *named) if name in configs or name.endswith(CONFIG_FILES)]
         try:
             check_imports(files, [name.strip() for name in values[IMPORTS].split(",")])
         except ImportRefusedError as error:
@@ -133,9 +148,9 @@ class CLI(LightningCLI):
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As Lightning's, after the short options."""
+        """The short options, and the seed, whose values ``resolved_seed`` checks."""
         add_short_options(parser)
-        super().add_default_arguments_to_parser(parser)
+        parser.add_argument("--seed_everything", type=Any, default=True, metavar="SEED", help=SEED)
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's, with what this command line says of its options."""
@@ -143,9 +158,41 @@ class CLI(LightningCLI):
         for parser in self._subcommand_parsers.values():
             correct_help(parser)
 
-    def _parse_ckpt_path(self) -> None:
-        """A run's folder stands for its newest whole checkpoint. Flags given beside one hold over what is in it."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """The whole config of the run, of all config files and the options over them.
+
+        Where ``--print_config`` asks for it, it is printed, and that is all.
+        """
+        words, flags = _take_print(sys.argv[1:] if args is None else args)
+        files = ConfigFiles()
+        with clean_errors(), whole_numbers():
+            self.config = parser.parse_args(files.as_one(words))
+            self._add_callbacks(parser)
         settings = self.config[self.config.subcommand]
+        settings.seed_everything = resolved_seed(settings.seed_everything)
+        self._find_checkpoint(settings)
+        if flags is not None:
+            print(self._parser(self.config.subcommand).dump(settings, skip_unset=False, **flags), end="")
+            raise SystemExit(0)
+        with clean_errors():
+            _check_found(settings.model, files)
+
+    def _add_callbacks(self, parser: LightningArgumentParser) -> None:
+        """Adds the callbacks that every training needs, where the config names none of their class."""
+        if self.config.subcommand != "fit":
+            return
+        trainer = self.config.fit.trainer
+        given = trainer.callbacks or []
+        given = list(given) if isinstance(given, list) else [given]
+        named = {class_name(callback["class_path"]) for callback in given}
+        for path, option in CALLBACKS.items():
+            wanted = option is None or trainer[option] is not False
+            if wanted and class_name(path) not in named:
+                given.append(Namespace(class_path=path))
+        self.config = parser.parse_object({"fit": {"trainer": {"callbacks": given}}}, self.config)
+
+    def _find_checkpoint(self, settings: Namespace) -> None:
+        """A run's folder stands for its newest whole checkpoint."""
         path = settings.get("ckpt_path")
         if path and Path(path).is_dir():
             settings.ckpt_path = _newest(Path(path))
@@ -154,23 +201,18 @@ class CLI(LightningCLI):
         elif path and not is_whole(Path(path)):
             refuse(f"ckpt_path is {path!r}, which is damaged, or no checkpoint; its folder may hold an older one")
 
-    def before_instantiate_classes(self) -> None:
-        """Adds the callbacks that every training needs, where the config names none of their class."""
-        if self.subcommand != "fit":
-            return
-        trainer = self.config.fit.trainer
-        given = list(trainer.callbacks or [])
-        named = {callback["class_path"].rpartition(".")[2] for callback in given}
-        for path, option in CALLBACKS.items():
-            wanted = option is None or trainer[option] is not False
-            if wanted and path.rpartition(".")[2] not in named:
-                given.append(Namespace(class_path=path))
-        trainer.callbacks = given
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: flags given beside a checkpoint hold over what is in it."""
 
     def instantiate_classes(self) -> None:
-        """As Lightning's, but what a constructor refuses is said without a traceback."""
+        """As Lightning's, but what a constructor refuses is said without a traceback.
+
+        The run's seed stays with the data module, which may be used on where the run has ended.
+        """
         with clean_errors():
             super().instantiate_classes()
+        if self.datamodule.seed is None:
+            self.datamodule.seed = self.config[self.subcommand].seed_everything
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """As Lightning's, in a new run folder, with loggers to TensorBoard and CSV unless the config names loggers.
@@ -209,6 +251,42 @@ class CLI(LightningCLI):
             super()._run_subcommand(subcommand)
         if self.model.stop_request.requested:
             raise SystemExit(self.model.stop_request.exit_code)
+
+
+def _take_print(words: list[str]) -> tuple[list[str], dict[str, bool] | None]:
+    """The words without ``--print_config``, and what is to be left out of what it prints; None: nothing is printed.
+
+    Beside a command alone, it is the parser's: it prints every option with its default.
+    """
+    asked = [word for word in words if word.partition("=")[0] == PRINT]
+    rest = [word for word in words if word not in asked]
+    if not asked or len(rest) < 2:
+        return words, None
+    flags = [flag for word in asked for flag in word.partition("=")[2].split(",") if flag]
+    for flag in flags:
+        if flag not in PRINT_FLAGS:
+            refuse(f"{PRINT} is {flag!r}; it must be nothing, or some of {', '.join(PRINT_FLAGS)}")
+    return rest, dict.fromkeys(flags, True)
+
+
+def resolved_seed(given: Any) -> int:
+    """The seed that a run is given; true and null stand for that of the environment, or else 0."""
+    name = "seed_everything"
+    if given is True or given is None:
+        name, given = SEED_VARIABLE, os.environ.get(SEED_VARIABLE) or 0
+    if not is_seed(seed := whole(given)):
+        refuse(f"{name} is {given!r}; it must be {SEEDS}{', or true' if name != SEED_VARIABLE else ''}")
+    return int(seed)
+
+
+def _check_found(model: Namespace, files: ConfigFiles) -> None:
+    """Refuses stored teachers and alignments that are nowhere, and says where they were looked for."""
+    for name, agent in dict(model.agents).items():
+        if path := agent.get("certificate"):
+            files.check_found(f"model.agents.{name}.certificate", path, CERTIFICATE)
+    for index, transfer in enumerate(model.transfers or []):
+        if path := transfer.alignment.get("file"):
+            files.check_found(f"model.transfers[{index}].alignment.file", path)
 
 
 def torchruns_world(settings: Namespace) -> dict[str, Any]:
@@ -283,23 +361,50 @@ class _Quiet(logging.Filter):
         return not any(note in record.getMessage() for note in QUIET_NOTES)
 
 
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Leaves this process as it was before a run: its words, environment and signals, what it warns of and logs."""
+    words, environment = sys.argv, {name: os.environ.get(name) for name in OWN}
+    own, quiet = logging.getLogger("callbacks"), _Quiet()
+    handlers = [h for name in ("lightning_fabric", "pytorch_lightning") for h in logging.getLogger(name).handlers]
+    level = own.level
+    main = threading.current_thread() is threading.main_thread()
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    with warnings.catch_warnings():
+        own.setLevel(logging.INFO)
+        for noise in QUIET:
+            warnings.filterwarnings("ignore", message=noise)
+        for handler in handlers:
+            handler.addFilter(quiet)
+        try:
+            yield
+        finally:
+            sys.argv = words
+            for number, action in signals.items():
+                signal.signal(number, action)
+            own.setLevel(level)
+            for handler in handlers:
+                handler.removeFilter(quiet)
+            for name, value in environment.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
 def run(arguments: list[str]) -> CLI:
     """Runs one command line; returns it with its finished ``model``, ``datamodule`` and ``trainer``.
+
+    Each call has a run folder of its own, and leaves the process as it was.
 
     Raises:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
             was ended by SIGTERM.
     """
-    sys.argv[1:] = arguments  # what a refusal is about
-    show_nested_help(arguments)
-    sys.argv[1:] = expand(arguments)
-    logging.getLogger("callbacks").setLevel(logging.INFO)
-    for noise in QUIET:
-        warnings.filterwarnings("ignore", message=noise)
-    for name in ("lightning_fabric", "pytorch_lightning"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(_Quiet())
-    try:
-        return CLI()
-    except SIGTERMException:  # it came before learning began
-        raise SystemExit(143) from None
+    with _restored():
+        sys.argv = [*sys.argv[:1], *arguments]  # what a refusal is about
+        show_nested_help(arguments)
+        sys.argv = [*sys.argv[:1], *expand(arguments)]
+        try:
+            return CLI()
+        except SIGTERMException:  # it came before learning began
+            raise SystemExit(143) from None

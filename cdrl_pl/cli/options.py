@@ -45,6 +45,35 @@ SHORT = {
         "A,B", "refuse configs that would import anything but what is in these packages, before any import"
     ),
 }
+LEARNER, ENVIRONMENT, NETWORK = (f"--model.agents.NAME.{part}." for part in ("learner", "env", "network"))
+# Words of the field that other programs have as options -> the option of this one.
+ELSEWHERE = {
+    word: option
+    for words, option in (
+        ("lr learning_rate", f"{LEARNER}lr"),
+        ("gamma discount discount_factor", f"{LEARNER}gamma"),
+        ("lam lambda gae_lambda", f"{LEARNER}lam"),
+        ("ent_coef entropy_coef entropy_coeff entropy_cost", f"{LEARNER}entropy_coef"),
+        ("vf_coef value_coef value_loss_coef baseline_cost", f"{LEARNER}value_coef"),
+        ("max_grad_norm grad_clip grad_norm_clipping gradient_clip_val", f"{LEARNER}max_grad_norm"),
+        ("total_timesteps total_steps timesteps num_timesteps max_steps num_env_steps", "--T_max (decisions)"),
+        ("epochs num_epochs max_epochs iterations num_iterations", "--T_max (decisions)"),
+        ("n_steps num_steps rollout_length unroll_length horizon", "--data.pool.steps"),
+        ("batch_size minibatch_size", "--data.pool.steps times --copies"),
+        ("n_envs num_envs envs num_environments", "--workers times --copies"),
+        ("num_workers n_workers num_actors actors processes num_processes", "--workers"),
+        ("env_id env_name environment game", f"{ENVIRONMENT}id"),
+        ("frame_skip frameskip", f"{ENVIRONMENT}frame_skip"),
+        ("hidden hidden_size hidden_dim", f"{NETWORK}hidden"),
+        ("device gpu gpus num_gpus", "--devices and --trainer.accelerator"),
+        ("random_seed", "--seed"),
+        ("log_interval log_freq log_every_n_steps", "--model.log_every"),
+        ("output_dir log_dir logdir save_dir tensorboard_log", "--trainer.default_root_dir"),
+        ("resume checkpoint ckpt load resume_from", "--ckpt_path"),
+        ("num_episodes n_episodes eval_episodes n_eval_episodes", "--episodes"),
+    )
+    for word in words.split()
+}
 SEED = "seed of environments, actions and networks, without unit; true or nothing: PL_GLOBAL_SEED, or else 0"
 CKPT_PATH = (
     "resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder; options given "

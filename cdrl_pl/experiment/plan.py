@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cdrl_pl.checks import ConfigError
-from cdrl_pl.spelling import nearest
+from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
+from cdrl_pl.spelling import nearest, nearest_config
+from cdrl_pl.yaml_file import YamlError, load
 
 DECIDED = (
     "--T_max", "--model.T_max", "--seed", "--seed_everything", "--data.seed", "--ckpt_path", "--config", "--episodes",
@@ -123,18 +122,21 @@ def read_experiment(path: str | Path) -> Experiment:
     for arm in experiment.arms:
         for file in arm.config:
             if not Path(file).is_file():
-                raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, no file below {Path.cwd()}")
+                known = f"no file below {Path.cwd()}{nearest_config(Path(file))}"
+                raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, {known}")
     return experiment
 
 
 def read_recorded(path: str | Path) -> Experiment:
     """As ``read_experiment``, of an experiment that may have been run elsewhere: its configs need not be here."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = load(Path(path).read_text(), str(path))
     except OSError as error:
         raise ExperimentError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ExperimentError(f"{path} cannot be read: it is no text in UTF-8") from None
+    except YamlError as error:
+        raise ExperimentError(str(error)) from None
     try:
         return _experiment(content)
     except ExperimentError as error:
@@ -143,14 +145,15 @@ def read_recorded(path: str | Path) -> Experiment:
 
 def _experiment(content: Any) -> Experiment:
     _check("", content, FILE)
+    content = {key: value for key, value in content.items() if value is not None}
     arms = tuple(_arm(name, arm or {}, content) for name, arm in content["arms"].items())
     names = [arm.name for arm in arms]
-    seeds = content["seeds"]
+    seeds = content["seeds"] = list(map(whole, content["seeds"]))
     for option, ok, allowed in (
         ("arms", arms, "at least one arm"),
         ("baseline", content["baseline"] in names, f"one of the arms {', '.join(names)}"),
-        ("seeds", seeds and all(type(s) is int and s >= 0 for s in seeds), "whole numbers, 0 or more"),
-        ("seeds", len(set(seeds)) == len(seeds), "different from each other"),
+        ("seeds", seeds and all(map(is_seed, seeds)), f"whole numbers from 0 to {MAX_SEED}"),
+        ("seeds", len(set(map(repr, seeds))) == len(seeds), "different from each other"),
         ("T_max", content["T_max"] >= 1, "1 or more"),
         ("episodes", content.get("episodes", 1) >= 1, "1 or more"),
         ("noop_max", content.get("noop_max", 0) >= 0, "0 or more"),
@@ -201,6 +204,8 @@ def _check(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) ->
             raise ExperimentError(f"there is no option {where}{key}{nearest(str(key), list(allowed))}")
     for key, (kind, needed) in allowed.items():
         value = content.get(key)
+        if kind is int and value is not None:
+            value = content[key] = whole(value)
         if value is None and needed:
             raise ExperimentError(f"{where}{key} is missing")
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):

@@ -73,7 +73,7 @@ def config_hash(config: dict[str, Any]) -> str:
     """SHA-256 of a resolved config (of ``fit --print_config``, or a run's ``config.yaml``).
 
     Seeds, the folder of the run and the checkpoint it resumes from are left out; a teacher counts by the content of
-    its certificate, wherever it lies.
+    its certificate, and a stored alignment by that of its file, wherever they lie.
     """
     config = deepcopy(config)
     for key in ("seed_everything", "ckpt_path"):
@@ -82,9 +82,16 @@ def config_hash(config: dict[str, Any]) -> str:
     (config.get("data") or {}).pop("seed", None)
     for agent in config.get("model", {}).get("agents", {}).values():
         if folder := agent.get("certificate"):
-            path = Path(folder) / "certificate.json"
-            agent["certificate"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else folder
+            agent["certificate"] = _content(Path(folder) / "certificate.json") or folder
+    for transfer in config.get("model", {}).get("transfers") or []:
+        if file := (transfer.get("alignment") or {}).get("file"):
+            transfer["alignment"]["file"] = _content(Path(file)) or file
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _content(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def fingerprint(config: dict[str, Any]) -> Fingerprint:

@@ -128,6 +128,8 @@ class RolloutDataModule(pl.LightningDataModule):
         self.evaluation_episodes, self.noop_max = evaluation_episodes, noop_max
         self.evaluation_agents = evaluation_agents
         rows = (
+            ("seed", seed is None or seed >= 0, "0 or more, or null"),
+            ("noop_max", noop_max >= 0, "0 or more"),
             ("learner_threads", learner_threads is None or learner_threads >= 1, "1 or more, or null"),
             ("evaluation_episodes", evaluation_episodes >= 1, "1 or more"),
         )

@@ -76,6 +76,8 @@ def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig],
     if not agents:
         raise ConfigError("model.agents is empty; name at least one agent")
     for name in agents:
+        if not isinstance(name, str):
+            raise ConfigError(f"model.agents names {name!r}, which is no text; quote it, or choose another name")
         if not NAME.fullmatch(name):
             raise ConfigError(f"model.agents names {name!r}; a name has letters, digits, _ and - only")
         if hasattr(nn.ModuleDict(), name):
