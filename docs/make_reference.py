@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from argparse import SUPPRESS
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 import callbacks
 from cdrl_pl.cli.help import nested, nested_parser
+from cdrl_pl.cli.main import CALLBACKS
 from cdrl_pl.cli.options import SHORT
 from cdrl_pl.metric_names import METRICS
 
@@ -34,14 +36,14 @@ def reference() -> str:
     """The whole page."""
     parts = [HEAD, "## Short options\n", table(("option", "what it sets"), short_options())]
     for name, kind in nested().items():
-        shown = name.replace("model.agents", "model.agents.NAME") if name != "model.agents" else "model.agents.NAME"
-        rows = options(nested_parser(name, kind), shown)
+        shown = section(name)
+        rows = options(kind, nested_parser(name, kind), shown)
         parts += [f"## {shown}\n", table(("option", "default", "what it is"), rows)]
     parts.append("## Callbacks\n\nOf `trainer.callbacks`: `{class_path: callbacks.NAME, init_args: {...}}`.\n")
     for name in callbacks.__all__:
         kind = getattr(callbacks, name)
         first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-        parts.append(f"### {name}\n\n{first}\n")
+        parts.append(f"### {name}\n\n{first}{by_itself(name)}\n")
         if rows := list(constructor(kind)):
             parts.append(table(("option", "default", "what it is"), rows))
     parts += ["## Metrics\n", "In `metrics.csv` and TensorBoard, over `env_steps`.\n"]
@@ -55,28 +57,50 @@ def short_options() -> Iterator[tuple[str, str]]:
         yield f"`{name} {short.value}`", short.help
 
 
-def options(parser: Any, within: str) -> Iterator[tuple[str, str, str]]:
-    """Name, default and help of the options of one class; those that have options within say so."""
+def options(kind: type, parser: Any, within: str) -> Iterator[tuple[str, str, str]]:
+    """Name, default and help of the options of one class; those that have options within link to their section."""
+    parameters = inspect.signature(kind).parameters
+    sections = {section(name) for name in nested()}
     for action in parser._actions:
         name = action.dest.removeprefix(f"{within}.")
         if action.option_strings and name != "help" and "." not in name and not action.dest.endswith(".help"):
-            if action.default == SUPPRESS:  # options within: a section of their own, or this section itself
-                if name != within:
-                    yield f"`{name}`", "", f"See `{within}.{name}`."
+            if action.default == SUPPRESS and name == within:  # this section itself
                 continue
-            yield f"`{name}`", default_of(action.default), action.help or ""
+            default = "required" if parameters[name].default is inspect.Parameter.empty else default_of(action.default)
+            said = [] if action.default == SUPPRESS else [action.help or ""]
+            if (inner := section(f"{within}.{name}")) in sections:
+                said.append(f"Options within: [{inner}](#{anchor(inner)}).")
+            yield f"`{name}`", default, " ".join(said)
+
+
+def by_itself(name: str) -> str:
+    """Whether ``fit`` adds a callback where the config names none of its class, and what leaves it out."""
+    if (path := f"callbacks.{name}") not in CALLBACKS:
+        return ""
+    off = CALLBACKS[path]
+    return " `fit` adds it by itself" + (f"; `--trainer.{off} false` leaves it out." if off else ".")
+
+
+def section(name: str) -> str:
+    """The head of an option's section: those of an agent are below its name."""
+    return re.sub(r"^model\.agents(?=$|\.)", "model.agents.NAME", name)
+
+
+def anchor(head: str) -> str:
+    """As Markdown pages link to a section."""
+    return re.sub(r"[^\w-]", "", head.lower())
 
 
 def constructor(kind: type[pl.Callback]) -> Iterator[tuple[str, str, str]]:
     """Name, default and help of a callback's options."""
     parser = ArgumentParser(add_help=False)
     parser.add_class_arguments(kind, "callback")
-    yield from options(parser, "callback")
+    yield from options(kind, parser, "callback")
 
 
 def default_of(value: Any) -> str:
     """As a config would have it; empty where there is none to show."""
-    if dataclasses.is_dataclass(value) or type(value).__name__ == "Namespace":
+    if value == SUPPRESS or dataclasses.is_dataclass(value) or type(value).__name__ == "Namespace":
         return ""
     words = {"True": "true", "False": "false", "None": "null"}
     return f"`{words.get(str(value), value)}`"

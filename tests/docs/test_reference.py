@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -17,6 +18,15 @@ from cdrl_pl.transfer.weighting import AlarmConfig
 def test_the_reference_is_written_from_the_code() -> None:
     made = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))["reference"]()
     assert (REPOSITORY / "docs" / "reference.md").read_text() == made, "run: make docs"
+
+
+def test_links_within_the_reference_lead_to_its_sections_and_required_options_say_so() -> None:
+    text = (REPOSITORY / "docs" / "reference.md").read_text()
+    heads = {re.sub(r"[^\w-]", "", head.lower()) for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links <= heads and {"modelagentsname", "datapool"} <= links
+    required = set(re.findall(r"^\| `(\w+)` \| required \|", text, re.MULTILINE))
+    assert required == {"agents", "id", "teacher", "student", "agent", "threshold"}
 
 
 def test_every_column_of_a_run_is_a_metric(tmp_path: Path) -> None:
