@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_files_that_the_walk_names_exist() -> None:
 FAULT = re.compile(r"test_fault_(\d\d)_")
 
 
-def tests_by_fault() -> dict[int, set[str]]:
+def files_by_fault() -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for number in FAULT.findall(path.read_text()):
@@ -48,29 +49,50 @@ def tests_by_fault() -> dict[int, set[str]]:
 def test_every_fault_that_a_test_is_named_after_is_a_row_and_every_row_names_its_tests() -> None:
     rows = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", (REPOSITORY / "docs" / "reliability.md").read_text(), re.MULTILINE)
     listed = {int(number): set(re.findall(r"`(tests/[\w/]+\.py)`", files)) for number, files in rows}
-    assert {n: files for n, files in listed.items() if files} == tests_by_fault()
+    assert {n: files for n, files in listed.items() if files} == files_by_fault()
     assert list(listed) == list(range(1, 35))
 
 
-def test_every_import_is_declared() -> None:
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
-    names = {re.split(r"[\[><=; ]", name)[0].lower().replace("-", "_") for name in declared}
-    names |= (
-        {"cv2": "opencv_python_headless", "yaml": "pyyaml"}.keys()
-        if {"opencv_python_headless", "pyyaml"} <= names
-        else set()
-    )
-    names |= {"lightning_fabric"}  # a part of pytorch-lightning
-    imported = set()
-    for path in [*PACKAGE.rglob("*.py"), *(REPOSITORY / "callbacks").rglob("*.py")]:
+def imports(*paths: Path) -> set[str]:
+    """The top-level names of everything that sources import which is not Python's own, nor this project's."""
+    found = set()
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
+                found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.split(".")[0])
-    assert imported - set(sys.stdlib_module_names) - names - {"cdrl_pl", "callbacks"} == set()
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"cdrl_pl", "callbacks"}
+
+
+def undeclared(imported: set[str], declared: list[str]) -> set[str]:
+    """Imports that none of the declared distributions brings, by what is installed."""
+    names = {canonical(re.split(r"[\[><=; ]", entry)[0]) for entry in declared}
+    brought_by = packages_distributions()
+    return {name for name in imported if not names & {canonical(d) for d in brought_by.get(name, [])}}
+
+
+def canonical(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def test_every_import_is_declared_and_what_is_imported_without_an_extra_is_a_dependency() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed, extras = project["dependencies"], project["optional-dependencies"]
+    sources = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "callbacks").rglob("*.py")]
+    drawing = [path for path in sources if "report" in path.relative_to(REPOSITORY).as_posix()]
+    assert undeclared(imports(*(path for path in sources if path not in drawing)), needed) == set()
+    assert undeclared(imports(*drawing), needed + extras["plot"]) == set()
+    assert undeclared(imports(*drawing), needed) == {"matplotlib"}
+    tests = [*(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "docs").rglob("*.py")]
+    helpers = {path.stem for path in (REPOSITORY / "tests" / "support").glob("*.py")} | {"benchmarks"}
+    assert undeclared(imports(*tests) - helpers, needed + extras["test"]) == set()
+
+
+def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import psutil, json\nfrom yaml import safe_load\nimport lightning_fabric.x\n")
+    assert undeclared(imports(tmp_path / "a.py"), ["PyYAML>=6", "pytorch-lightning"]) == {"psutil"}
 
 
 def test_the_version_is_the_same_wherever_it_stands() -> None:
