@@ -172,7 +172,7 @@ class CLI(LightningCLI):
         settings.seed_everything = resolved_seed(settings.seed_everything)
         self._find_checkpoint(settings)
         if flags is not None:
-            print(self._parser(self.config.subcommand).dump(settings, skip_unset=False, **flags), end="")
+            print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
         with clean_errors():
             _check_found(settings.model, files)
