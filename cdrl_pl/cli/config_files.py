@@ -66,12 +66,11 @@ class ConfigFiles:
             return rest
         return [*rest[:1], f"--config={_text(merged(map(self.read, files)))}", *rest[1:]]
 
-    def read(self, name: str, folder: Path = Path()) -> Tree:
+    def read(self, name: str) -> Tree:
         """The tree of a config file, with the files that it names found, and those that stand for options read.
 
         Args:
             name: path of the file, or - for the standard input, or the config itself: {model: ...}.
-            folder: that the path is relative to.
 
         Raises:
             ConfigFileError: see there.
@@ -79,30 +78,33 @@ class ConfigFiles:
         """
         try:
             if name.lstrip().startswith("{"):
-                text, name = name, "--config"
-            else:
-                path = folder / Path(name).expanduser()
-                text, name, folder = _content(path), str(path), path.parent
-            tree = load(text, name) or {}
-            if isinstance(tree, dict):
-                return {key: self._followed(value, folder, (key,)) for key, value in normal(tree).items()}
+                return self._options(load(name, "--config"), "--config", Path())
+            path = Path(name).expanduser()
+            return self._options(load(_content(path), str(path)), name, path.parent)
         except RecursionError:
             raise ConfigFileError(f"config file {name!r} refers to itself") from None
-        kind = "a list" if isinstance(tree, list) else repr(tree)[:40]
-        raise ConfigFileError(f"{name} is {kind}; it must be a mapping of options ({', '.join(ROOTS)}, ...)")
 
-    def _followed(self, value: Any, folder: Path, place: Place = ()) -> Any:
+    def _options(self, tree: Any, name: str, folder: Path) -> Tree:
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            kind = "a list" if isinstance(tree, list) else repr(tree)[:40]
+            raise ConfigFileError(f"{name} is {kind}; it must be a mapping of options ({', '.join(ROOTS)}, ...)")
+        return {key: self._followed(value, folder, (key,)) for key, value in normal(tree).items()}
+
+    def _followed(self, value: Any, folder: Path, place: Place) -> Any:
         """A value of a config in ``folder``, with what it says of files followed."""
         if isinstance(value, dict):
             return {key: self._followed(inner, folder, (*place, key)) for key, inner in value.items()}
         if isinstance(value, list):
             return [self._followed(inner, folder, place) for inner in value]
-        if not isinstance(value, str) or not place or place[0] not in ROOTS:
+        if not isinstance(value, str) or place[0] not in ROOTS:
             return value
         if (place[:2] == ("model", "agents") and place[-1] == "certificate") or place[-2:] == ("alignment", "file"):
             return self._located(value, folder)
         if value.endswith(CONFIG_FILES) and (place[0] != "trainer" or len(place) == 1):
-            return self.read(value, folder)
+            path = folder / Path(value).expanduser()
+            return self._followed(load(_content(path), str(path)), path.parent, place)
         return value
 
     def _located(self, value: str, folder: Path) -> str:

@@ -172,7 +172,7 @@ class CLI(LightningCLI):
         settings.seed_everything = resolved_seed(settings.seed_everything)
         self._find_checkpoint(settings)
         if flags is not None:
-            print(self._parser(self.config.subcommand).dump(settings, skip_unset=False, **flags), end="")
+            print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
         with clean_errors():
             _check_found(settings.model, files)
@@ -231,6 +231,9 @@ class CLI(LightningCLI):
             own_classes = {"enable_progress_bar": False, "enable_checkpointing": self._has_model_checkpoint(settings)}
             trainer = super().instantiate_trainer(**kwargs, **own_classes, **({"logger": False} if own else {}))
         except (MisconfigurationException, ValueError) as error:  # Lightning's do not say which option they are about
+            with suppress(OSError):  # a run that is refused leaves no folder; one that holds anything stays
+                (Path(root) / version).rmdir()
+                Path(root).rmdir()
             chosen = ", ".join(f"{option} {settings[option]}" for option in DEVICES)
             raise MisconfigurationException(f"trainer ({chosen}): {error}") from error
         if not own:
