@@ -97,7 +97,8 @@ def test_a_seed_of_the_data_may_be_any_size(build: Run, tmp_path: Path) -> None:
 # Whole numbers
 
 
-MILLION = ["1e6", "1_000_000", "1000000.0", "1.0E+6", "+1e6", "1000000", '"1e6"']
+QUOTES = "'\""
+MILLION = ["1e6", "1_000_000", "1000000.0", "1.0E+6", "+1e6", "1000000", '"1e6"', "'1000000.0'"]
 INTS: dict[str, Callable[[Any], Any]] = {
     "model.T1": lambda built: built.model.transfers[0].schedule.T1,
     "model.T2": lambda built: built.model.transfers[0].schedule.T2,
@@ -111,8 +112,7 @@ INTS: dict[str, Callable[[Any], Any]] = {
     "trainer.max_epochs": lambda built: built.trainer.max_epochs,
     "seed_everything": lambda built: built.config.fit.seed_everything,
 }
-HIGH = ["--T1=1", "--T2=1e7", "--stop=1e8"]  # so that each may be a million
-LATER = {"model.T2": ["--stop=1e8"], "model.stop": ["--T2=50"], "model.T1": ["--T2=1e7"]}
+LATER = {"model.T2": ["--stop=1e8"], "model.stop": ["--T2=50"], "model.T1": ["--T2=1e7"]}  # must go with it
 
 
 @pytest.mark.parametrize("option", INTS)
@@ -121,7 +121,7 @@ def test_a_million_is_a_million_in_every_spelling(option: str, build: Run, tmp_p
     more = LATER.get(option, [])
     for typed in MILLION if option == "model.T1" else MILLION[:3]:
         (tmp_path / "over.yaml").write_text(nested(option, typed))
-        for words in ((f"--{option}={typed}",), ("--config", tmp_path / "over.yaml")):
+        for words in ((f"--{option}={typed.strip(QUOTES)}",), ("--config", tmp_path / "over.yaml")):
             found = INTS[option](build("fit", "--config", config, *more, *words))
             assert found == 1_000_000 and type(found) is int
 
