@@ -11,7 +11,8 @@ import pytest
 
 from cdrl_pl.experiment.plan import ExperimentError, read_experiment
 
-refused, start = experiments.refused, experiments.start
+refused, start, write = experiments.refused, experiments.start, experiments.write
+Start = experiments.Start
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,15 @@ def test_an_unfair_or_wrong_arm_is_refused(changes: dict[str, Any], says: str, r
         ({"baseline": "three"}, "baseline is 'three'; it must be one of the arms one, two"),
         ({"seeds": []}, "seeds is []; it must be whole numbers"),
         ({"seeds": [1, 1]}, "seeds is [1, 1]; it must be different"),
-        ({"seeds": [-1]}, "seeds is [-1]"),
+        ({"seeds": [-1]}, "seeds is [-1]; it must be whole numbers from 0 to 4294967295"),
+        ({"seeds": [2**32]}, "seeds is [4294967296]; it must be whole numbers from 0 to 4294967295"),
+        ({"seeds": [1.5]}, "seeds is [1.5]; it must be whole numbers"),
+        ({"seeds": [True]}, "seeds is [True]; it must be whole numbers"),
+        ({"seeds": [[1]]}, "seeds is [[1]]; it must be whole numbers"),
+        ({"seeds": [1, 1.0]}, "seeds is [1, 1]; it must be different"),
+        ({"T_max": 1.5}, "T_max is 1.5; it must be int"),
+        ({"arms": {1: None}}, 'arms names 1, which YAML takes for a number; write "1", or choose another name'),
+        ({"arms": {False: None}}, "arms names false, which YAML takes for true or false; write"),
         ({"T_max": 0}, "T_max is 0; it must be 1 or more"),
         ({"T_max": True}, "T_max is True; it must be int"),
         ({"T_max": None}, "T_max is missing"),
@@ -58,12 +67,35 @@ def test_a_mistake_in_the_file_is_named(changes: dict[str, Any], says: str, refu
     assert says in refused(**changes)
 
 
+def test_a_config_that_has_moved_names_its_new_place(refused: Callable[..., str]) -> None:
+    Path("configs/paper").mkdir(parents=True)
+    Path("configs/paper/online_2.yaml").touch()
+    assert refused(config="configs/online_2.yaml").endswith("; did you mean configs/paper/online_2.yaml?")
+
+
+def test_an_experiment_takes_whole_numbers_in_any_spelling(start: Start) -> None:
+    write(seeds=[0, 2**32 - 1, 5.0])
+    text = Path("experiment.yaml").read_text()
+    Path("experiment.yaml").write_text(text.replace("T_max: 40", "T_max: 1e6\nepisodes: 1_0.0\nthreshold: 1e3"))
+    found = read_experiment("experiment.yaml")
+    assert (found.T_max, found.episodes, found.threshold) == (1_000_000, 10, 1000)
+    assert found.seeds == (0, 2**32 - 1, 5) and "--T_max=1000000" in found.options(found.arms[0])
+
+
+@pytest.mark.parametrize("option", ["episodes", "noop_max", "threshold", "paper"])
+def test_null_in_an_experiment_is_as_nothing(option: str, start: Start) -> None:
+    assert read_experiment(write(**{option: None})) == read_experiment(write())
+
+
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="cannot be read"):
         read_experiment(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ExperimentError, match="is not YAML"):
         read_experiment(tmp_path / "broken.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff")
+    with pytest.raises(ExperimentError, match="no text in UTF-8"):
+        read_experiment(tmp_path / "binary.yaml")
 
 
 @pytest.mark.parametrize(
