@@ -68,6 +68,9 @@ TEACHER_FACTOR = Metric("teacher_factor/{transfer}", "", "a teacher's share of t
 GRADIENT_COSINE = Metric(
     "gradient_cosine/{transfer}", "", "of the distillation and the reinforcement gradient on the student's trunk"
 )
+GRADIENT_RATIO = Metric(
+    "gradient_ratio/{transfer}", "", "norm of the distillation gradient, unweighted, over the reinforcement's there"
+)
 GRAD_NORM = Metric("grad_norm/{optimizer}", "", "global norm of the gradient before clipping, mean per step")
 SKIPPED_STEPS = Metric("skipped_steps/{optimizer}", "steps", "not taken, the gradient not being finite" + _LINE)
 TIME_TEACHERS = Metric("time/teachers", "s", "reading rollouts with the teachers' networks" + _LINE)

@@ -32,8 +32,8 @@ class LearnerConfig:
         lam: Lambda of GAE and of V-trace, 0 to 1.
         value_coef: Weight of the value loss (R - v)^2 beside the policy loss, without unit.
         entropy_coef: Weight of the entropy bonus, in (scaled) reward per nat.
-        entropy_end: Weight of the entropy bonus, in (scaled) reward per nat, that is reached in a straight line over the first
-            ``entropy_steps`` decisions; null keeps ``entropy_coef``.
+        entropy_end: Weight of the entropy bonus, in (scaled) reward per nat, that is reached in a straight line over
+            the first ``entropy_steps`` decisions; null keeps ``entropy_coef``.
         entropy_steps: Decisions until the weight of the entropy bonus is ``entropy_end``.
         max_grad_norm: Largest global norm of the student's gradient, without unit; a longer one is scaled down to it.
         batch_copies: Environment copies per gradient step; null takes all copies of a rollout in one step.

@@ -82,9 +82,7 @@ def slow_losses(output: PolicyOutput, rollout: Rollout, time_limit: str, clip: b
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("time_limit", ["bootstrap", "terminal"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_reinforcement_loss_equals_its_slow_reference(
-    seed: int, time_limit: Any, clip: bool, scale: float
-) -> None:
+def test_the_reinforcement_loss_equals_its_slow_reference(seed: int, time_limit: Any, clip: bool, scale: float) -> None:
     student = make_student(clip_rewards=clip, reward_scale=scale)
     rollout = random_rollout(seed, steps=9, copies=5, ends=0.5)
     assert rollout.terminated.any() and rollout.truncated.any() and (rollout.rewards.abs() > 1).any()
