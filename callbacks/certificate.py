@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import with_noops
+from cdrl_pl.evaluation.display import EvaluationDisplay
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import PolicyNetwork
@@ -66,6 +67,7 @@ class CertificatedTeacher(pl.Callback):
         rows = [(name, getattr(self, name) >= 1, "1 or more") for name in ("window", "episodes")]
         check_options("CertificatedTeacher.", self, [*rows, ("trial", trial >= 0, "0 or more")])
         self.certificated: float | None = None  # the sampled score it was last stored with
+        self.stored: tuple[Path, float, float] | None = None  # by this process: folder, sampled and greedy mean
         self._attempts = 0  # evaluations that ended
         self._next = 0  # training episodes that must have finished before the next
         self._begun: float | None = None  # the mean return of an evaluation that has begun and not ended
@@ -161,6 +163,7 @@ class CertificatedTeacher(pl.Callback):
             "reward_scale": agent.learner.reward_scale if agent.learner else 1.0,
         }
         save_certificate(folder, frozen, agent.env, agent.spec, {"sampled": sampled, "greedy": greedy}, training)
+        self.stored = (folder, sampled.mean, greedy.mean)
         rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, sampled.mean, greedy.mean)
         return sampled.mean, played + self.episodes
 
@@ -171,15 +174,18 @@ class CertificatedTeacher(pl.Callback):
             entropy=trainer.datamodule.resolved_seed(),  # type: ignore[attr-defined]
             spawn_key=(1_000_003, self._attempts, kind == "trial"),  # none it trained on, and none asked before
         )
-        return evaluate(
-            frozen,
-            with_noops(module.agents[self.agent].env, self.noop_max),
-            episodes,
-            greedy,
-            int(seeds.generate_state(1)[0]),
-            interrupted=lambda: module.stop_request.requested,
-            processes=evaluation_processes(episodes),
-        )
+        what = f"{kind} of {self.agent}, frozen, {'greedy' if greedy else 'sampled'}"
+        with EvaluationDisplay(what, episodes, module.announce) as display:
+            return evaluate(
+                frozen,
+                with_noops(module.agents[self.agent].env, self.noop_max),
+                episodes,
+                greedy,
+                int(seeds.generate_state(1)[0]),
+                interrupted=lambda: module.stop_request.requested,
+                processes=evaluation_processes(episodes),
+                progress=display.update,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The score it was last stored with, the mean return of an evaluation that has begun and not ended, and when

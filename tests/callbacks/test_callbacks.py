@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from graphs import (
 )
 from numpy.testing import assert_allclose
 from pytorch_lightning.loggers import CSVLogger
-from rich.console import Console
 from wide_cartpole import WIDE
 
 import callbacks.certificate
@@ -39,7 +37,6 @@ from callbacks import (
     EnvStepsCheckpoint,
     Progress,
 )
-from callbacks.progress import clock, render, summary
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig
@@ -345,112 +342,7 @@ def test_a_students_action_distribution_is_that_of_its_policy(tmp_path: Path) ->
     assert_allclose(list(line["beta"].values()), expected, atol=1e-3)
 
 
-# The display
-
-
-def text_of(panel: Any, width: int = 200) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(panel)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def in_the_middle() -> Collaboration:
-    """A run at T = 3,000 of 12,000 with numbers that are easy to find."""
-    module = graph(transfer(T1=1_000, T2=2_000), T_max=12_000)
-    module.env_steps = {"alpha": 3_000, "beta": 3_000}
-    module.transfers[0].distilling = True
-    module.run_log.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
-    module.run_log.latest = {
-        "env_steps": 3_000,
-        "decisions_per_second": 5.0,  # of both agents
-        "return/beta": 15.75,
-        "length/beta": 15.0,
-        "episodes/beta": 4_321,
-        "policy_loss/beta": -0.123,
-        "value_loss/beta": 4.56,
-        "entropy/beta": 0.678,
-        "policy_lag/beta": 1.5,
-        "alignment_kl/alpha-beta": 0.0912,
-        "distillation_kl/alpha-beta": 0.345,
-        "workers/restarts": 2.0,
-    }
-    return module
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["T 3,000/12,000", "2 decisions/s", "ETA 1:00:00", "beta return 15.75", "alpha return -", "alpha-beta: distil"],
-)
-def test_the_line_for_logs_contains_the_numbers(part: str) -> None:
-    """9,000 decisions are left, at 2.5 per second for each agent."""
-    assert part in summary(in_the_middle())
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["3,000/12,000", "15.8", "4,321", "-0.123", "4.56", "0.678", "1.5", "0.0912", "0.345", "alpha-beta", "restarts 2"],
-)
-def test_the_panel_contains_the_numbers(part: str) -> None:
-    assert part in text_of(render(in_the_middle()))
-
-
-@pytest.mark.parametrize("transfers", [[], [transfer()]])
-def test_a_run_without_numbers_can_be_shown(transfers: list[Any]) -> None:
-    module = graph(*transfers)
-    assert "T 0/120" in text_of(render(module)) and "ETA -" in summary(module)
-
-
-@pytest.mark.parametrize("window", [7, 100])
-def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
-    assert f"return (last {window})" in text_of(render(graph(window=window)))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, 0.0, -0.0, 1e-12])
-def test_any_number_can_be_shown(value: float) -> None:
-    module = in_the_middle()
-    module.run_log.latest["value_loss/beta"] = value
-    assert "beta" in text_of(render(module))
-
-
-@pytest.mark.parametrize("width", [10, 40, 80])
-def test_the_panel_fits_a_narrow_terminal(width: int) -> None:
-    assert max(map(len, text_of(render(in_the_middle()), width).splitlines())) <= width
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0:00:00"), (59.9, "0:00:59"), (3_661.0, "1:01:01"), (360_000.0, "100:00:00")]
-)
-def test_seconds_are_shown_as_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_a_run_shows_where_it_stands(tmp_path: Path, terminal: bool) -> None:
-    """The first and the last line; what comes within the same seconds (here all in between) is left out."""
-    module, progress, output = graph(transfer(), T_max=30), Progress(refresh=0.001), io.StringIO()
-    progress._console = Console(file=output, force_terminal=terminal, width=120)
-    fit(module, FixedData(random_batch(module)), tmp_path, progress)
-    assert [T in output.getvalue() for T in ("T 10/30", "T 20/30", "T 30/30")] == [True, False, True]
-    assert terminal or output.getvalue().count("T 30/30") == 1
-    assert progress._live is None
-
-
-def test_the_display_ends_with_an_exception(tmp_path: Path) -> None:
-    class Fail(pl.Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
-            raise RuntimeError("boom")
-
-    module, progress = alone(), Progress(refresh=1e9)
-    progress._console = Console(file=io.StringIO(), force_terminal=True)
-    with pytest.raises(RuntimeError, match="boom"):
-        fit(module, FixedData(random_batch(module)), tmp_path, progress, Fail())
-    assert progress._live is None
-
-
-@pytest.mark.parametrize("refresh", [0.0, -1.0, float("nan")])
-def test_fault_28_a_refresh_rate_that_is_not_positive_is_refused(refresh: float) -> None:
-    with pytest.raises(ValueError, match=f"Progress.refresh is {refresh}; it must be above 0"):
-        Progress(refresh)
+# All of them
 
 
 def test_the_states_of_all_callbacks_are_plain(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_it_teaches_without_being_trained(tmp_path: Path) -> None:
         ({"kind": "identity", "exchanged": ["0", "1"]}, "it must be empty, but under kind known"),
     ],
 )
-def test_fault_28_a_known_alignment_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+def test_a_known_alignment_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AlignmentConfig(**{"kind": "known", **options})
 
