@@ -14,6 +14,7 @@ from typing import Any
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.worker import worker_main
+from cdrl_pl.system.main_module import UNGUARDED, main_kept_out
 from cdrl_pl.system.processes import Failure
 from cdrl_pl.system.stop import Stopped
 
@@ -126,13 +127,19 @@ class WorkerGroup:
             name=f"{self.name}-{index}",
             daemon=False,  # an environment may start processes of its own; this one dies with the trainer anyway
         )
-        process.start()
+        with main_kept_out():
+            process.start()
         theirs.close()
         return Worker(index, process, ours, set(), generation, seed=seed)
 
     def _replace(self, dead: Worker) -> None:
         dead.process.join(5.0)
         code = dead.process.exitcode
+        if code == UNGUARDED:
+            raise WorkerError(
+                "the script trains when it is read again, as its workers do; put what it does under "
+                'if __name__ == "__main__":'
+            )
         restarts = dead.restarts + 1
         if restarts > self.config.max_restarts:
             raise WorkerError(

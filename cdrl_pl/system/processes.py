@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cdrl_pl.system.fork_server import start_fork_server
 from cdrl_pl.system.hardware import use_one_thread
+from cdrl_pl.system.main_module import main_kept_out
 from cdrl_pl.system.stop import Stopped
 
 Job = TypeVar("Job")
@@ -92,7 +93,8 @@ def in_processes(
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_main, args=(function, job, theirs), daemon=False)
-            process.start()
+            with main_kept_out():
+                process.start()
             theirs.close()
             processes.append(process)
             channels.append(ours)
