@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -113,7 +112,7 @@ class CertificatedTeacher(pl.Callback):
             trainer.should_stop = True
 
     def _store(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+        folder = module.run_folder / (self.folder or f"teacher/{self.agent}")
         agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
         env = with_noops(agent.env, self.noop_max)
         frozen = copy.deepcopy(agent.network).eval()
