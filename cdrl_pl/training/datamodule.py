@@ -60,6 +60,13 @@ class RolloutDataset(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self._most + 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, but Lightning asks whether it can go on: where the streams stand is the data module's to store."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See there."""
+
     def __iter__(self) -> Iterator[Batch]:
         pools = self.pools.values()
         while not self._source.epoch_over:

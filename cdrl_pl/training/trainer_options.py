@@ -10,6 +10,8 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from cdrl_pl.checks import ConfigError
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PROFILERS = ("simple", "advanced", "pytorch")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 OTHER_NAMES = (None, 32, "32", 16, "16", "bf16")  # of those: Lightning's older ones
 STRATEGIES = ("auto", "single_device", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
@@ -35,6 +37,15 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
+def _named(names: tuple[str, ...]) -> Callable[[Any], bool]:
+    """Of those names; or no name at all, but a class, or nothing."""
+    return lambda value: value in names or not isinstance(value, str)
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _strategy(value: Any) -> bool:
     if isinstance(value, str):
         return value in STRATEGIES
@@ -53,11 +64,17 @@ def _local(value: Any) -> bool:
 
 
 VALIDATION = "fit does not stop to evaluate; `validate` does, from any checkpoint"
+NOT_LATER = "a run ends at T_max, or where it is told to, and not later; leave it out"
+COUNT = "it must be 0 or more, or -1 for any number"
 ROWS = (
-    Row("strategy", _strategy, f"it must be {' or '.join(STRATEGIES[:3])}: every device has whole networks here"),
-    Row("precision", _one_of(*PRECISIONS, *OTHER_NAMES), f"it must be {', '.join(PRECISIONS[:2])} or {PRECISIONS[2]}"),
-    Row("min_epochs", _one_of(None, 0), "a run ends at T_max, or where it is told to, and not later; leave it out"),
-    Row("min_steps", _one_of(None, 0), "a run ends at T_max, or where it is told to, and not later; leave it out"),
+    Row("accelerator", _named(ACCELERATORS), f"it must be {_or(ACCELERATORS)}", False),
+    Row("strategy", _strategy, f"it must be {_or(STRATEGIES[:3])}: every device has whole networks here"),
+    Row("precision", _one_of(*PRECISIONS, *OTHER_NAMES), f"it must be {_or(PRECISIONS)}"),
+    Row("profiler", _named(PROFILERS), f"it must be {_or(PROFILERS)}, or a class"),
+    Row("max_epochs", lambda value: value is None or value >= -1, COUNT),
+    Row("max_steps", lambda value: value >= -1, COUNT),
+    Row("min_epochs", _one_of(None, 0), NOT_LATER),
+    Row("min_steps", _one_of(None, 0), NOT_LATER),
     Row("limit_train_batches", _limit, "it must be a number of batches, 1 or more, or 1.0: rollouts are endless"),
     Row("overfit_batches", _one_of(0), "no batch comes twice: every rollout is fresh; leave it out"),
     Row("val_check_interval", lambda value: value is None or value == 1.0, VALIDATION),

@@ -263,3 +263,16 @@ def test_a_monitor_that_was_in_no_line_is_said_at_the_end(tmp_path: Path) -> Non
 def test_a_model_checkpoint_that_might_never_save_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"ModelCheckpoint.{next(iter(options))} is .*use every_n_epochs"):
         go(tmp_path, ModelCheckpoint(tmp_path, **options), enable_checkpointing=True)
+
+
+@pytest.mark.parametrize("at", [20, 30, 50, 60])
+def test_a_run_of_counted_epochs_goes_on_to_the_same_end(at: int, tmp_path: Path) -> None:
+    """From the middle of an epoch, and from its last batch."""
+    options: dict[str, Any] = {"limit_train_batches": 3, "max_epochs": 3, "log_every": 1000}
+    found, lines = [], []
+    for folder, resume in (("first", None), ("second", tmp_path / f"{at}.ckpt")):
+        epochs = Epochs()
+        found.append(final_state(*go(tmp_path / folder, epochs, SaveAt(tmp_path, at), resume=resume, **options)))
+        lines.append([line for line in epochs.lines if line > at])
+    assert differences(found[0], found[1]) == [] and lines[1] == lines[0]
+    assert found[1]["clocks"] == [{"alpha": 90, "beta": 90}, 9]
