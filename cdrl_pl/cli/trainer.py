@@ -90,8 +90,10 @@ def make_trainer(settings: Namespace, make: Callable[..., pl.Trainer]) -> pl.Tra
     given = settings.callbacks or ()
     kwargs |= {
         "default_root_dir": str(folder),
-        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in given),
-        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in given),
+        **{  # of Lightning's own kind, and only where a config names it; it refuses one that is switched off
+            option: settings[option] is not False and any(isinstance(callback, kind) for callback in given)
+            for option, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", ModelCheckpoint))
+        },
     }
     for callback in given:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:

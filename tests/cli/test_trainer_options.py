@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> Path:
 
 def ended(run: Run, config: Path, *words: str) -> Any:
     """The command line, with its files in ``folder``."""
-    command, *rest = words if words[0] in ("test", "validate", "predict") else ("fit", *words)
+    command, *rest = words if words and words[0] in ("test", "validate", "predict") else ("fit", *words)
     found: Any = run(command, "--config", config, *rest)
     found.folder = Path(found.trainer.default_root_dir)
     return found
@@ -106,10 +106,7 @@ def test_max_time_ends_a_run(words: str, run: Run, config: Path) -> None:
         ("num_nodes=2", lambda trainer: trainer.num_nodes == 2 and trainer.world_size == 2),
         ("strategy=ddp", lambda trainer: isinstance(trainer.strategy, DDPStrategy)),
         ("strategy=single_device", lambda trainer: trainer.world_size == 1),
-        (
-            "strategy=pytorch_lightning.strategies.DDPStrategy",
-            lambda trainer: isinstance(trainer.strategy, DDPStrategy),
-        ),
+        ("strategy.class_path=DDPStrategy", lambda trainer: isinstance(trainer.strategy, DDPStrategy)),
         ("benchmark=true", lambda trainer: torch.backends.cudnn.benchmark),
         ("deterministic=true", lambda trainer: torch.are_deterministic_algorithms_enabled()),
         ("deterministic=warn", lambda trainer: torch.is_deterministic_algorithms_warn_only_enabled()),
@@ -219,7 +216,7 @@ class Anomaly(pl.Callback):
 
 def test_an_anomaly_is_traced_to_where_it_began(run: Run, config: Path) -> None:
     named = f"--trainer.callbacks+={__name__}.Anomaly"
-    with pytest.raises(RuntimeError, match="SqrtBackward0.* returned nan values"):
+    with pytest.raises(RuntimeError, match=r"SqrtBackward0.* returned nan values"):
         ended(run, config, named, "--trainer.detect_anomaly=true")
     assert ended(run, config, named).model.run_log.latest["skipped_steps/student/pole"] == 2  # of the last line
 
