@@ -119,7 +119,8 @@ def _epochs(settings: Namespace) -> int:
     """How many epochs a run has: as told, or one where batches are counted, or any number, up to T_max."""
     if settings.max_epochs is not None:
         return int(settings.max_epochs)
-    return 1 if isinstance(settings.limit_train_batches, int) else -1
+    limit = settings.limit_train_batches
+    return 1 if isinstance(limit, int) or (limit or 0) > 1 else -1  # 1.0 is no number of batches, but all
 
 
 def _folder(root: Path) -> Path:

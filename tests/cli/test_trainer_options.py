@@ -70,6 +70,7 @@ SHOWN: dict[str, str] = {  # option -> the test below that shows it
     [
         ("--trainer.max_epochs=2", 40),
         ("--trainer.limit_train_batches=3", 30),
+        ("--trainer.limit_train_batches=3e0", 30),
         ("--trainer.limit_train_batches=2 --trainer.max_epochs=2", 40),
         ("--trainer.limit_train_batches=2 --trainer.max_epochs=-1", 60),
         ("--trainer.limit_train_batches=1.0", 60),

@@ -80,7 +80,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("loggers", LOGGERS)
-def test_two_runs_have_two_folders_whatever_logs_them(loggers: str, run: Run, tmp_path: Path) -> None:
+def test_fault_34_two_runs_have_two_folders_whatever_logs_them(loggers: str, run: Run, tmp_path: Path) -> None:
     path = config(tmp_path, LOGGERS[loggers])
     for _ in range(2):
         ended = run("fit", "--config", path)
@@ -116,7 +116,7 @@ def test_scores_and_videos_are_in_the_runs_folder(
     assert shown == [Path("runs/version_2/videos/pole.mp4")]
 
 
-def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_fault_34_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     """As many as there are threads, over and over, all at once."""
     made: list[Path] = []
     start = threading.Barrier(8)
