@@ -110,7 +110,7 @@ def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixtu
         ("workers", 3, lambda built: built.datamodule.pool.workers),
         ("copies", 3, lambda built: built.datamodule.pool.copies),
         ("seed", 7, lambda built: built.datamodule.resolved_seed()),
-        ("precision", "64-true", lambda built: built.trainer.precision),
+        ("precision", "bf16-mixed", lambda built: built.trainer.precision),
         ("devices", 2, lambda built: built.trainer.num_devices),
     ],
 )
