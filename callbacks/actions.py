@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -46,9 +45,9 @@ class ActionDistributions(pl.Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "action_distributions.jsonl"
+        path = module.run_folder / "action_distributions.jsonl"
         line = {"env_steps": int(module.run_log.latest.get(metric_names.ENV_STEPS(), 0)), **distributions(module)}
-        if trainer.is_global_zero and len(line) > 1:
+        if trainer.is_global_zero and not trainer.fast_dev_run and len(line) > 1:  # type: ignore[attr-defined]
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

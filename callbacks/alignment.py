@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
@@ -36,9 +34,9 @@ class StoredAlignment(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the files."""
         assert isinstance(pl_module, Collaboration)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        root = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
+        root = pl_module.run_folder / self.folder
         for transfer in pl_module.transfers:
             config = transfer.config
             if not transfer.alignment.trainable:

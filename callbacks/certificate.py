@@ -152,7 +152,7 @@ class CertificatedTeacher(pl.Callback):
                 return None, played
         greedy = self._evaluate(trainer, module, frozen, "evaluation", self.episodes, greedy=True)
         agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+        folder = module.run_folder / (self.folder or f"teacher/{self.agent}")
         training = {
             "env_steps": module.env_steps[self.agent],
             "seed": data.resolved_seed(),

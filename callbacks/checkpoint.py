@@ -18,6 +18,7 @@ from cdrl_pl.storage.atomic import write_whole
 from cdrl_pl.storage.checkpoints import is_whole
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.run_folder import CHECKPOINTS
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -86,8 +87,9 @@ class EnvStepsCheckpoint(pl.Callback):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, module: Collaboration) -> None:
-        folder = trainer.log_dir or trainer.default_root_dir
-        path = Path(folder) / "checkpoints" / f"env_steps={module.clock}.ckpt"
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = module.run_folder / CHECKPOINTS / f"env_steps={module.clock}.ckpt"
         own = [p for p in self.saved if Path(p).parent == path.parent]  # not those of the run that this one resumed
         self.saved = [p for p in own if p != str(path)] + [str(path)]
         trainer.save_checkpoint(path)

@@ -59,7 +59,7 @@ class Progress(pl.Callback):
             return
         self._started, self._first = time.monotonic(), True
         self._module, standing = pl_module, self._standing
-        standing.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        standing.folder = pl_module.run_folder
         standing.curves = {name: standing.curves.get(name, Curve()) for name in pl_module.env_steps}
         self._line = pl_module.run_log.latest.get(metric_names.ENV_STEPS(), -1.0)
         self._waited = 0.0
@@ -197,7 +197,7 @@ def summary(module: Collaboration) -> str:
 
 def closing(trainer: pl.Trainer, module: Collaboration) -> list[str]:
     """What a person needs once a run has ended: where it is, what its teachers score, and the next commands."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder = module.run_folder
     lines = [f"ended at T = {module.clock:,} in {folder}"]
     checkpoint = None
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 
 import cdrl_pl.callbacks as callbacks
-from cdrl_pl.cli.help import nested, nested_parser
-from cdrl_pl.cli.main import CALLBACKS
+from cdrl_pl.cli.help import LIGHTNINGS, nested, nested_parser
 from cdrl_pl.cli.options import SHORT
+from cdrl_pl.cli.trainer import CALLBACKS
 from cdrl_pl.metric_names import METRICS
 
 HEAD = """\
@@ -39,6 +39,8 @@ def reference() -> str:
         shown = section(name)
         rows = options(kind, nested_parser(name, kind), shown)
         parts += [f"## {shown}\n", table(("option", "default", "what it is"), rows)]
+    parts += ["## Lightning's options\n", "Of `trainer`. What else a value of one may be is refused by name.\n"]
+    parts.append(table(("option", "what it does here"), sorted(lightnings_options())))
     parts.append("## Callbacks\n\nOf `trainer.callbacks`: `{class_path: cdrl_pl.callbacks.NAME, init_args: {...}}`.\n")
     for name in callbacks.__all__:
         kind = getattr(callbacks, name)
@@ -55,6 +57,12 @@ def short_options() -> Iterator[tuple[str, str]]:
     """Names with their values, and their help."""
     for name, short in SHORT.items():
         yield f"`{name} {short.value}`", short.help
+
+
+def lightnings_options() -> Iterator[tuple[str, str]]:
+    """Every option of Lightning's trainer, and what is to be said of it."""
+    for name in set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}:
+        yield f"`{name}`", LIGHTNINGS.get(name, "as Lightning's")
 
 
 def options(kind: type, parser: Any, within: str) -> Iterator[tuple[str, str, str]]:

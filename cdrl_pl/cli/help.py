@@ -17,11 +17,13 @@ from cdrl_pl.cli.options import CKPT_PATH, NESTED, SEED, SHORT, TRAINER
 from cdrl_pl.spelling import nearest
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
+from cdrl_pl.training.trainer_options import ROWS
 
 SUFFIX = ".help"
 ROOTS: dict[str, type] = {"model": Collaboration, "data": RolloutDataModule}
 # What Lightning says of these options is not what this command line does with them.
-INSTEAD = {"seed_everything": SEED, "ckpt_path": CKPT_PATH, **{f"trainer.{k}": said for k, said in TRAINER.items()}}
+LIGHTNINGS = {row.option: f"refused: {row.why}" for row in ROWS} | TRAINER
+INSTEAD = {"seed_everything": SEED, "ckpt_path": CKPT_PATH, **{f"trainer.{k}": v for k, v in LIGHTNINGS.items()}}
 IN_AN_AGENT = re.compile(r"^(model\.agents)\.[A-Za-z0-9_-]+(?=\.)")  # an agent's name, before what is within the agent
 
 

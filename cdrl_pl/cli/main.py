@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,28 +16,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
-from pytorch_lightning.callbacks import ModelCheckpoint
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.agents.certificate import CERTIFICATE
-from cdrl_pl.checks import SEEDS, ConfigError, is_seed, whole
+from cdrl_pl.checks import SEEDS, is_seed, whole
 from cdrl_pl.cli.config_files import ConfigFiles, take_files
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
-from cdrl_pl.cli.merging import class_name
 from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
+from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
-from cdrl_pl.system.hardware import fast_precision
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
+from cdrl_pl.training.trainer_options import check_trainer_options
 
 # Warnings and notes that are about other uses of Lightning than this one.
 QUIET = [
@@ -49,7 +44,6 @@ QUIET = [
     "You are trying to `self.log\\(\\)`",
 ]
 QUIET_NOTES = ("Seed set to", "`weights_only` was not set", "GPU available: False", "TPU available: False", "litlogger")
-RUN_VERSION = "CDRL_PL_RUN_VERSION"  # tells the processes that a strategy launches which run folder it is
 SEED_VARIABLE = "PL_GLOBAL_SEED"
 # What a run leaves in the environment for the processes that a strategy launches, and what strategies leave there.
 OWN = (
@@ -58,14 +52,6 @@ OWN = (
 )  # fmt: skip
 PRINT, PRINT_FLAGS = "--print_config", ("skip_default", "skip_unset")
 TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
-CALLBACKS = {  # that every training has unless its config names one of the class: class path -> what switches it off
-    "cdrl_pl.callbacks.AlignmentSchedule": None,
-    "cdrl_pl.callbacks.DistillationSchedule": None,
-    "cdrl_pl.callbacks.ActionDistributions": None,
-    "cdrl_pl.callbacks.Progress": "enable_progress_bar",
-    "cdrl_pl.callbacks.EnvStepsCheckpoint": "enable_checkpointing",
-}
-DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # options of the trainer that must agree
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -131,19 +117,9 @@ class CLI(LightningCLI):
             RolloutDataModule,
             parser_class=Parser,
             parser_kwargs={"prog": PROGRAM, "allow_abbrev": False},
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SavedConfig,
             auto_configure_optimizers=False,
-            trainer_defaults={
-                "max_epochs": -1,
-                "max_steps": -1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": True,
-                "enable_checkpointing": True,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,
-                "default_root_dir": "runs",
-                "precision": fast_precision(),
-            },
+            trainer_defaults=DEFAULTS,
             **kwargs,
         )
 
@@ -177,21 +153,15 @@ class CLI(LightningCLI):
             print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
         with clean_errors():
+            check_trainer_options(settings.trainer.get)
             _check_found(settings.model, files)
 
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
         """Adds the callbacks that every training needs, where the config names none of their class."""
         if self.config.subcommand != "fit":
             return
-        trainer = self.config.fit.trainer
-        given = trainer.callbacks or []
-        given = list(given) if isinstance(given, list) else [given]
-        named = {class_name(callback["class_path"]) for callback in given}
-        for path, option in CALLBACKS.items():
-            wanted = option is None or trainer[option] is not False
-            if wanted and class_name(path) not in named:
-                given.append(Namespace(class_path=path))
-        self.config = parser.parse_object({"fit": {"trainer": {"callbacks": given}}}, self.config)
+        callbacks = with_defaults(self.config.fit.trainer)
+        self.config = parser.parse_object({"fit": {"trainer": {"callbacks": callbacks}}}, self.config)
 
     def _find_checkpoint(self, settings: Namespace) -> None:
         """A run's folder stands for its newest whole checkpoint."""
@@ -217,43 +187,21 @@ class CLI(LightningCLI):
             self.datamodule.seed = self.config[self.subcommand].seed_everything
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """As Lightning's, in a new run folder, with loggers to TensorBoard and CSV unless the config names loggers.
-
-        The saved config does not name them, so that a run started from it gets a folder of its own. Lightning's root is
-        that folder, too: what it would resume there by itself (``hpc_ckpt_*.ckpt``) is no other run's.
-        """
-        settings = self.config_init[self.subcommand].trainer
-        own = settings.logger in (None, True)
-        kwargs |= torchruns_world(settings) | without_requeueing(settings)
-        root = settings.default_root_dir
-        version = os.environ.get(RUN_VERSION) or new_version(Path(root))
-        os.environ[RUN_VERSION] = version
-        kwargs["default_root_dir"] = str(Path(root) / version)
-        try:
-            own_classes = {"enable_progress_bar": False, "enable_checkpointing": self._has_model_checkpoint(settings)}
-            trainer = super().instantiate_trainer(**kwargs, **own_classes, **({"logger": False} if own else {}))
-        except (MisconfigurationException, ValueError) as error:  # Lightning's do not say which option they are about
-            with suppress(OSError):  # a run that is refused leaves no folder; one that holds anything stays
-                (Path(root) / version).rmdir()
-                Path(root).rmdir()
-            chosen = ", ".join(f"{option} {settings[option]}" for option in DEVICES)
-            raise MisconfigurationException(f"trainer ({chosen}): {error}") from error
-        if not own:
-            return trainer
-        where = {"save_dir": root, "name": "", "version": version}
-        trainer.loggers = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
-        return trainer
-
-    @staticmethod
-    def _has_model_checkpoint(settings: Namespace) -> bool:
-        """Returns whether a config names Lightning's own checkpoint callback, which Lightning then wants enabled."""
-        return any(isinstance(callback, ModelCheckpoint) for callback in settings.callbacks or ())
+        """As Lightning's, in a new run folder; see ``make_trainer``."""
+        return make_trainer(self.config_init[self.subcommand].trainer, super().instantiate_trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         began = Began()
         self.trainer.callbacks.append(began)  # type: ignore[attr-defined]
-        with clean_errors(lambda: began.happened), suppress(Stopped):  # learning ends without it, at a batch's boundary
-            super()._run_subcommand(subcommand)
+        try:
+            with (
+                clean_errors(lambda: began.happened),
+                suppress(Stopped),
+            ):  # learning ends without it, where a batch ends
+                super()._run_subcommand(subcommand)
+        finally:
+            with suppress(OSError):  # a run that wrote nothing (fast_dev_run) leaves no folder
+                Path(self.trainer.default_root_dir).rmdir()
         if self.model.stop_request.requested:
             raise SystemExit(self.model.stop_request.exit_code)
 
@@ -294,36 +242,6 @@ def _check_found(model: Namespace, files: ConfigFiles) -> None:
             files.check_found(f"model.transfers[{index}].alignment.file", path)
 
 
-def torchruns_world(settings: Namespace) -> dict[str, Any]:
-    """What the trainer needs to take up the processes that torchrun has started; nothing where it has started none.
-
-    Raises:
-        ConfigError: the options given beside it are of another number of processes.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return {}
-    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    if everywhere == 1:
-        return {}
-    taken: dict[str, Any] = {"devices": here, "num_nodes": everywhere // here}
-    for option, value in taken.items():
-        given, unset = settings[option], {"devices": "auto", "num_nodes": 1}[option]
-        if given not in (unset, value, str(value)):
-            raise ConfigError(f"trainer.{option} is {given!r}, but torchrun has started {value}; leave it out")
-    return {**taken, **({"strategy": "ddp"} if settings.strategy == "auto" else {})}
-
-
-def without_requeueing(settings: Namespace) -> dict[str, Any]:
-    """Turns off what Lightning does by itself under Slurm where the config names no environment of its own.
-
-    On a signal it would write a checkpoint of another kind and requeue the job; here a run that is told to end saves,
-    and ``--ckpt_path`` with its folder goes on.
-    """
-    if settings.plugins is not None or not SLURMEnvironment.detect():
-        return {}
-    return {"plugins": [SLURMEnvironment(auto_requeue=False)]}
-
-
 class Began(pl.Callback):
     """Notes that the run is under way: what goes wrong from then on is no mistake of the command line."""
 
@@ -341,24 +259,6 @@ def _newest(folder: Path) -> str:
             return str(checkpoint.path)
         rank_zero_warn(f"{checkpoint.path} is damaged; the one before it is taken")
     refuse(f"ckpt_path is {str(folder)!r}, a folder without a whole checkpoint (env_steps=N.ckpt)")
-
-
-def new_version(root: Path) -> str:
-    """Makes and names the first free ``version_N`` below ``root``; two runs that start together get two folders.
-
-    Only rank 0 makes it. Another rank that was not launched by rank 0 (torchrun) logs nothing, and asks rank 0 for it.
-    """
-    if getattr(rank_zero_only, "rank", 0):
-        return "version"
-    root.mkdir(parents=True, exist_ok=True)
-    while True:
-        taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
-        name = f"version_{max(taken, default=-1) + 1}"
-        try:
-            (root / name).mkdir()
-        except FileExistsError:
-            continue
-        return name
 
 
 class _Quiet(logging.Filter):

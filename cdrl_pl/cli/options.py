@@ -79,14 +79,33 @@ CKPT_PATH = (
     "resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder; options given "
     "beside it hold"
 )
+EPOCH = "an epoch is what lies between two log lines, model.log_every decisions, or limit_train_batches batches"
 TRAINER = {  # what is said of the trainer's options that mean something else, or more, in this program
+    "accelerator": "auto, cpu, gpu, cuda or mps",
     "callbacks": (
         "callbacks by class path: Lightning's own, and of cdrl_pl.callbacks ActionDistributions, AlignmentSchedule, "
         "CertificatedTeacher, DistillationSchedule, EnvStepsCheckpoint, Progress and StoredAlignment; fit adds the "
-        "ones that every training needs"
+        "ones that every training needs; EarlyStopping and ModelCheckpoint look at an epoch's end, for the names of "
+        "docs/reference.md"
     ),
-    "default_root_dir": "folder in which every run gets a folder of its own, version_N",
-    "logger": "loggers by class path; null or true: TensorBoard and CSV files in the run's folder; false: none",
+    "default_root_dir": "folder in which every run gets a folder of its own, version_N, whatever its loggers",
+    "enable_checkpointing": "false: no cdrl_pl.callbacks.EnvStepsCheckpoint",
+    "enable_progress_bar": "false: no cdrl_pl.callbacks.Progress; it gives way to a bar of Lightning's",
+    "fast_dev_run": "true, or N: one batch or N, without logs and checkpoints; leaves no folder",
+    "limit_predict_batches": "videos at most, or the share of them; each is of one agent",
+    "limit_test_batches": "evaluations at most, or the share of them; each is of one agent, sampled or greedy",
+    "limit_train_batches": "batches (updates) of an epoch; without max_epochs, the run ends after one such epoch",
+    "limit_val_batches": "as limit_test_batches, for validate",
+    "logger": (
+        "loggers by class path; null or true: TensorBoard and a CSV file in the run's folder; false: none; beside "
+        "those named there is the CSV file, which report reads"
+    ),
+    "max_epochs": f"epochs after which the run ends, if not at T_max; -1: any number; {EPOCH}",
+    "max_steps": "optimizer steps, those of all optimizers, after which the run ends, at a batch's end; -1: any number",
+    "max_time": "DD:HH:MM:SS of training, resumed runs counted, after which the run ends, at a batch's end",
+    "precision": "32-true, bf16-mixed or 16-mixed",
+    "profiler": "simple, advanced or pytorch, or a class path; files go to the run's folder",
+    "strategy": "auto, single_device or ddp",
 }
 NESTED = (
     "Options within an option, such as those of one agent's learner, are listed by their own help: "

@@ -27,10 +27,13 @@ from cdrl_pl.system.stop import StopRequest
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
+from cdrl_pl.training.monitors import check_monitored, check_monitors, names, warn_of_unseen
 from cdrl_pl.training.optimizers import Optimizers
 from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
+from cdrl_pl.training.run_folder import run_folder
 from cdrl_pl.training.run_log import Episodes, RunLog
 from cdrl_pl.training.switches import TransferSwitch
+from cdrl_pl.training.trainer_options import check_trainer
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
 from cdrl_pl.transfer.transfer import Phase, Transfer, TransferConfig
@@ -106,6 +109,8 @@ class Collaboration(pl.LightningModule):
             self._transfers[config.name] = Transfer(config, teacher, student, self.preset, tasks)
         self.env_steps = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
+        self.run_folder = Path()  # of the run's own files; known from setup on
+        self.epoch_over = False
         self.run_log = RunLog(self.playing, log_every, window)
         self.stop_request, self._ending = StopRequest(), False
         self.announce: Callable[[str], None] = silent  # replaced by a display: what the run does besides learning
@@ -154,7 +159,7 @@ class Collaboration(pl.LightningModule):
         return {t.name: t.phase(self.env_steps[t.config.student]) for t in self.transfers}
 
     def setup(self, stage: str) -> None:
-        """Refuses to fit what has nothing to learn, or transfers that nothing switches on.
+        """Refuses to fit what has nothing to learn, options that cannot be, and transfers that nothing switches on.
 
         Raises:
             ConfigError: naming what is missing.
@@ -164,10 +169,15 @@ class Collaboration(pl.LightningModule):
                 agent.check_playable()
             except EnvError as error:
                 raise EnvError(f"agents.{name}: {error}") from None
-        if stage != "fit":
-            return
+        check_trainer(self.trainer)
+        if stage == "fit":
+            self._check_fit()
+        self.run_folder = run_folder(self.trainer)
+
+    def _check_fit(self) -> None:
         if not self.playing:
             raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
+        check_monitors(self.trainer, self._names())
         switched = {c.what for c in self.trainer.callbacks if isinstance(c, TransferSwitch)}  # type: ignore[attr-defined]
         for transfer in self.transfers:
             for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
@@ -200,10 +210,13 @@ class Collaboration(pl.LightningModule):
             self.run_log.finished(name, rollout.episodes)
             self.run_log.meter.add(metric_names.POLICY_LAG(name), float(rollout.policy_lag))
         self.policy_version += 1
+        counted = isinstance(self.trainer.limit_train_batches, int)  # an epoch's batches, and not its decisions
         if self.run_log.due(self.clock):
             self._log()
-        if self.clock >= self.T_max:
+            self.epoch_over = not counted
+        if self.clock >= self.T_max or (counted and self.trainer.is_last_batch):
             self._log()
+        if self.clock >= self.T_max:
             self.trainer.should_stop = True
 
     def _over_ranks(self, decisions: dict[str, int]) -> dict[str, int]:
@@ -226,9 +239,22 @@ class Collaboration(pl.LightningModule):
             rank_zero_info("told to end by %s at T = %d", told.name, self.clock)
             self.trainer.should_stop = True
 
+    def on_train_epoch_start(self) -> None:
+        """An epoch is what lies between two log lines, or ``limit_train_batches`` batches."""
+        self.epoch_over = False
+
     def on_train_epoch_end(self) -> None:
-        """However a run ends, its last line is written."""
+        """However an epoch ends, or the run, its last line is written; then callbacks look at what was logged."""
         self._log()
+        check_monitored(self.trainer, self._names())
+
+    def on_train_end(self) -> None:
+        """Warns of what callbacks watched for in vain."""
+        warn_of_unseen(self.trainer)
+
+    def _names(self) -> list[str]:
+        optimizers = self._optimizers.named(self.agents, self.transfers)
+        return list(names(self.playing, [transfer.name for transfer in self.transfers], optimizers))
 
     def _learn(self, name: str, rollout: Rollout) -> None:
         """Every active teacher reads the rollout once; then the agent is updated on its copies, some at a time."""
@@ -256,6 +282,12 @@ class Collaboration(pl.LightningModule):
         self.stop_request.install()
         self._optimizers.set_initial_rates()
         self.run_log.start(self.clock)
+        self._show(self.run_log.latest)
+        if self.trainer.ckpt_path:
+            rank_zero_info(
+                "goes on from T = %d of %s in a folder of its own, %s; what was logged before is with that checkpoint",
+                self.clock, self.trainer.ckpt_path, self.run_folder,
+            )  # fmt: skip
         if self.clock >= self.T_max:
             rank_zero_info("nothing to do: T = %d has reached T_max = %d", self.clock, self.T_max)
             self.trainer.should_stop = True
@@ -264,7 +296,12 @@ class Collaboration(pl.LightningModule):
         if line := self.run_log.line(self.clock, self._gather):
             for logger in self.loggers:
                 logger.log_metrics(line, step=self.clock)
+            self._show(line)
             self._optimizers.check(line)
+
+    def _show(self, line: dict[str, float]) -> None:
+        """Lets Lightning's callbacks see the line: in ``trainer.callback_metrics``, where they look."""
+        self.trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in line.items()})
 
     def _gather(self, own: Episodes) -> Episodes:
         """The episodes of all ranks."""
@@ -296,12 +333,11 @@ class Collaboration(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder, and shows them."""
-        if self.trainer.is_global_zero:
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-            self.evaluator.save(folder, self.env_steps)
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.evaluator.save(self.run_folder, self.env_steps)
             console = Console()
             console.print(table(self.evaluator.scores))
-            console.print(Text(f"scores in {folder / SCORES}"), soft_wrap=True)
+            console.print(Text(f"scores in {self.run_folder / SCORES}"), soft_wrap=True)
 
     def on_validation_epoch_end(self) -> None:
         """Shows every score."""
@@ -309,8 +345,8 @@ class Collaboration(pl.LightningModule):
             Console().print(table(self.evaluator.scores))
 
     def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
-        """Records one episode of one agent as a video below the run's root folder; returns its path."""
-        return self.evaluator.record(batch, Path(self.trainer.default_root_dir))
+        """Records one episode of one agent as a video below the run folder; returns its path."""
+        return self.evaluator.record(batch, self.run_folder)
 
     # Checkpoints
 
@@ -320,6 +356,7 @@ class Collaboration(pl.LightningModule):
             "format": FORMAT,
             "env_steps": dict(self.env_steps),
             "policy_version": self.policy_version,
+            "epoch_over": self.epoch_over,
             "run_log": self.run_log.state_dict(),
             "optimizers": list(self._optimizers.names),
             "tasks": {name: task_record(self.agents[name]) for name in self.playing},
@@ -352,7 +389,7 @@ class Collaboration(pl.LightningModule):
         names = self._optimizers.named(self.agents, self.transfers)
         checkpoint["optimizer_states"] = [by_name[name] for name in names]  # Lightning hands them out by position
         self.env_steps = {name: state["env_steps"][name] for name in self.env_steps}
-        self.policy_version = state["policy_version"]
+        self.policy_version, self.epoch_over = state["policy_version"], state.get("epoch_over", False)
         self.run_log.load_state_dict(state["run_log"])
         for transfer in self.transfers:
             saved = state["transfers"][transfer.name]

@@ -28,38 +28,48 @@ from cdrl_pl.system.hardware import (
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob
+from cdrl_pl.training.trainer_options import suit
 
 
 class PolicySource(Protocol):
-    """Where the workers' policies come from."""
+    """Where the workers' policies come from, and what tells that an epoch is over."""
 
     policy_version: int
+    epoch_over: bool
 
     def policies(self) -> dict[str, PolicyNetwork]:
         """The network of every playing agent."""
 
 
 class RolloutDataset(IterableDataset[Batch]):
-    """Endless batches: one rollout of every playing agent, so that all agents' clocks T advance together.
+    """The batches of an epoch: one rollout of every playing agent, so that all agents' clocks T advance together.
 
-    It has a length (larger than any run) on purpose: without one, the trainer fetches a batch ahead, which would free
-    shared memory before it is learned from and add a policy lag. Fetching a batch frees the memory of the one before,
-    and publishes the newest weights to the workers.
+    It has a length (one more than an epoch can have, so that it is never reached) on purpose: without one, the trainer
+    fetches a batch ahead, which would free shared memory before it is learned from and add a policy lag. Fetching a
+    batch frees the memory of the one before, and publishes the newest weights to the workers.
 
     Args:
         pools: by agent.
         source: of the policies that they play.
+        most: batches of an epoch, at most.
     """
 
-    def __init__(self, pools: dict[str, Pool], source: PolicySource) -> None:
-        self.pools, self._source = pools, source
+    def __init__(self, pools: dict[str, Pool], source: PolicySource, most: int) -> None:
+        self.pools, self._source, self._most = pools, source, most
 
     def __len__(self) -> int:
-        return 10**9
+        return self._most + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, but Lightning asks whether it can go on: where the streams stand is the data module's to store."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See there."""
 
     def __iter__(self) -> Iterator[Batch]:
         pools = self.pools.values()
-        while True:
+        while not self._source.epoch_over:
             self._publish()
             for pool in pools:
                 pool.start()
@@ -174,7 +184,10 @@ class RolloutDataModule(pl.LightningDataModule):
                 # Several ranks end together, at a batch's boundary: one that left alone would let the others wait.
                 lambda: module.stop_request.requested and trainer.world_size == 1,
             )
-        self._dataset = RolloutDataset(self.pools, module)
+        decisions, limit = config.steps * config.copies * trainer.world_size, trainer.limit_train_batches
+        most = limit if isinstance(limit, int) else -(-module.log_every // decisions)  # a batch has these, at least
+        suit(trainer, most)
+        self._dataset = RolloutDataset(self.pools, module, most)
 
     def _resolve(self, agents: int) -> PoolConfig:
         """The pool with what the machine decides filled in; sets the learner's threads and says what was chosen."""

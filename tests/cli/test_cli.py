@@ -18,6 +18,7 @@ from small_runs import BOTH, metrics
 from cdrl_pl import __main__
 from cdrl_pl.cli import main as cli
 from cdrl_pl.cli import options
+from cdrl_pl.training.run_folder import new_folder
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
 finished = small_runs.finished
@@ -109,7 +110,7 @@ def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixtu
         ("workers", 3, lambda built: built.datamodule.pool.workers),
         ("copies", 3, lambda built: built.datamodule.pool.copies),
         ("seed", 7, lambda built: built.datamodule.resolved_seed()),
-        ("precision", "64-true", lambda built: built.trainer.precision),
+        ("precision", "bf16-mixed", lambda built: built.trainer.precision),
         ("devices", 2, lambda built: built.trainer.num_devices),
     ],
 )
@@ -200,7 +201,7 @@ def test_the_saved_config_alone_starts_the_run_again(finished: Path, run: Run) -
 
 
 def test_two_runs_at_once_get_two_folders(tmp_path: Path) -> None:
-    assert [cli.new_version(tmp_path), cli.new_version(tmp_path)] == ["version_0", "version_1"]
+    assert [new_folder(tmp_path).name for _ in range(2)] == ["version_0", "version_1"]
 
 
 def test_loggers_that_a_config_names_are_kept(build: Run, tmp_path: Path) -> None:

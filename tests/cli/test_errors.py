@@ -113,7 +113,7 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("data.pool.workers", 0, ["pool.workers is 0", "1 or more"]),
         ("trainer.callbacks.0.init_args.every", 0, ["EnvStepsCheckpoint.every is 0", "1 or more"]),
         ("trainer.callbacks.1.init_args", {"agent": "alpha"}, ["CertificatedTeacher", "required: threshold"]),
-        ("trainer.accelerator", "warp", ["trainer (accelerator warp", "invalid"]),
+        ("trainer.accelerator", "warp", ["trainer.accelerator is 'warp'; it must be auto, cpu"]),
         ("trainer.devices", 0, ["trainer (", "devices 0", "not a valid input"]),
     ],
 )

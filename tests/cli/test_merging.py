@@ -15,8 +15,8 @@ from command_line import CONFIGS, Run, call, callback, edge, pole, tiny, write
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cdrl_pl.cli import main as cli
 from cdrl_pl.cli.merging import merge, merged, normal, plain
+from cdrl_pl.cli.trainer import CALLBACKS as BY_THEMSELVES
 
 run, build, refused = command_line.run, command_line.build, command_line.refused
 Printed = Callable[..., dict[str, Any]]
@@ -134,7 +134,7 @@ def test_two_callbacks_of_one_class_stay_two(printed: Printed) -> None:
 @pytest.mark.parametrize("nothing", [[], None])
 def test_no_callbacks_leave_those_that_every_training_has(nothing: Any, printed: Printed) -> None:
     found = callbacks(printed(full(), {"trainer": {"callbacks": nothing}}))
-    assert list(found) == list(cli.CALLBACKS) and found["callbacks.EnvStepsCheckpoint"]["every"] != 40
+    assert list(found) == list(BY_THEMSELVES) and found["callbacks.EnvStepsCheckpoint"]["every"] != 40
 
 
 @pytest.mark.parametrize("one", ["callbacks.Progress", {"class_path": "callbacks.Progress"}])
@@ -214,7 +214,7 @@ def test_texts_stay_texts(text: str, printed: Printed) -> None:
 
 def test_the_printed_config_is_the_runs(printed: Printed, run: Run, tmp_path: Path) -> None:
     config = printed(full())
-    assert list(callbacks(config)) == ["callbacks.EnvStepsCheckpoint", *(c for c in cli.CALLBACKS if "Env" not in c)]
+    assert list(callbacks(config)) == ["callbacks.EnvStepsCheckpoint", *(c for c in BY_THEMSELVES if "Env" not in c)]
     ended = run("fit", "--config", tmp_path / "0.yaml")
     saved = yaml.safe_load((Path(ended.trainer.log_dir or "") / "config.yaml").read_text())
     assert saved == config == printed(config)  # printed again, too

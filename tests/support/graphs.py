@@ -22,6 +22,7 @@ from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.training.run_folder import assign
 from cdrl_pl.transfer.alignment import AlignmentConfig
 from cdrl_pl.transfer.transfer import TransferConfig
 from cdrl_pl.types import Episode, Rollout
@@ -162,21 +163,21 @@ def switches() -> list[pl.Callback]:
 
 
 def make_trainer(folder: Path, *callbacks: pl.Callback, logger: Any = False, **options: Any) -> pl.Trainer:
-    """As the command line makes it, on the CPU."""
-    return pl.Trainer(
+    """As the command line makes it, on the CPU; ``folder`` is the run's, or a logger's is."""
+    trainer = pl.Trainer(
         accelerator="cpu",
         logger=logger,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        max_epochs=-1,
-        max_steps=-1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,
-        enable_checkpointing=False,
         enable_model_summary=False,
-        **options,
+        **{"max_epochs": -1, "max_steps": -1, "enable_checkpointing": False, **options},
     )
+    if not logger:
+        assign(trainer, folder)
+    return trainer
 
 
 def fit(
@@ -187,9 +188,10 @@ def fit(
     logger: Any = False,
     ckpt_path: Path | None = None,
     schedules: bool = True,
+    **options: Any,
 ) -> pl.Trainer:
     """Trains up to the module's T_max, with the schedules of its transfers applied."""
-    trainer = make_trainer(folder, *(switches() if schedules else ()), *callbacks, logger=logger)
+    trainer = make_trainer(folder, *(switches() if schedules else ()), *callbacks, logger=logger, **options)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
