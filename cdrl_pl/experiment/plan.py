@@ -197,7 +197,7 @@ def _arm(name: str, arm: Any, content: Mapping[str, Any]) -> Arm:
             raise ExperimentError(f"arms.{name}.overrides has {override!r}; each must read --option=value")
         if option in DECIDED:
             raise ExperimentError(f"arms.{name}.overrides has {option}, which the experiment decides for every arm")
-    return Arm(name, tuple(config), tuple(overrides), arm.get("title", ""))
+    return Arm(name, tuple(config), tuple(overrides), arm.get("title") or "")
 
 
 def _check(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) -> None:

@@ -203,7 +203,7 @@ def runs_table(comparison: Comparison) -> Table:
     rows = []
     for arm in comparison.arms:
         for run in arm.runs:
-            seconds = int(np.nansum(run.metrics.get("seconds", np.zeros(1))))
+            seconds = int(run.curve(metric_names.SECONDS())[1].sum())
             time = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
             scores = [number(run.final(policy)) for policy in ("sampled", "greedy")]
             rows.append(

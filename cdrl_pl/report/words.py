@@ -106,7 +106,7 @@ def protocol(comparison: Comparison) -> str:
         skip, sticky = env.get("frame_skip"), env.get("repeat_action_probability")
         frames = " to ".join(map(str, skip)) if isinstance(skip, list) else str(skip)
         parts.append(f"{frames} frames per decision")
-        parts.append(f"sticky actions {sticky:g}, up to {score['noop_max']} random no-ops at the start")
+        parts.append(f"sticky actions {sticky or 0:g}, up to {score.get('noop_max', 0)} random no-ops at the start")
     if limit := env.get("max_episode_steps"):
         parts.append(f"at most {limit:,} decisions per episode")
     return ", ".join(parts)
