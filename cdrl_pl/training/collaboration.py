@@ -99,7 +99,7 @@ class Collaboration(pl.LightningModule):
         self.policy_version = 0
         self.run_log = RunLog(self.playing, log_every, window)
         self.stop_request, self._ending = StopRequest(), False
-        self.evaluator = Evaluator(built, lambda: self.stop_request.requested)
+        self.evaluator = Evaluator(built, lambda: self.stop_request.requested, self.transfers)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
 
