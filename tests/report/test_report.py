@@ -267,7 +267,7 @@ def test_what_is_said_of_the_state_is_drawn_over_time(experiment: Path) -> None:
     lines = [line for line in axis.get_lines() if len(line.get_xdata()) == len(list(Steps)) - 2]
     for line, source, run in zip(lines, sources, runs * 3, strict=True):
         np.testing.assert_array_equal(line.get_xydata().T, run.curve(f"state_information/{source}"))
-    assert axis.get_title(loc="left") == "with a teacher: p teaches b"
+    assert axis.get_title() == "with a teacher: p teaches b"
     assert axis.get_legend_handles_labels()[1] == ["teacher", "aligned teacher", "student"]  # from below
     for path in experiment.glob("taught/*/version_0/metrics.csv"):
         path.write_text(path.read_text().replace("state_information/p-b", "other"))
