@@ -16,6 +16,7 @@ from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.stop import Stopped
+from cdrl_pl.training.board import note
 from cdrl_pl.training.collaboration import Collaboration
 
 
@@ -139,7 +140,9 @@ class CertificatedTeacher(pl.Callback):
             "mean_return": mean,
         }
         save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
-        rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
+        means = f"sampled {scores['sampled'].mean:.2f}, greedy {scores['greedy'].mean:.2f}"
+        rank_zero_info("stored %s: %s", folder, means)
+        note(trainer, f"certificate {self.agent}", f"{self.agent} is certificated: {means}, in {folder}", module.clock)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean return it was last stored at, and that of an evaluation that has begun and not ended."""

@@ -22,7 +22,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.agents.certificate import CERTIFICATE
@@ -37,6 +37,7 @@ from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
 from cdrl_pl.system.hardware import fast_precision
 from cdrl_pl.system.stop import Stopped
+from cdrl_pl.training.board import Board
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 
@@ -239,7 +240,7 @@ class CLI(LightningCLI):
         if not own:
             return trainer
         where = {"save_dir": root, "name": "", "version": version}
-        trainer.loggers = [TensorBoardLogger(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
+        trainer.loggers = [Board(**where), CSVLogger(**where, flush_logs_every_n_steps=1)]
         return trainer
 
     @staticmethod

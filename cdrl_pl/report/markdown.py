@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from cdrl_pl.report.contents import Figure, Page
 from cdrl_pl.report.tables import Table
-
-if TYPE_CHECKING:
-    from cdrl_pl.report.page import Figure, Page
-
 
 # What is escaped where it may mean something: not _ within a word, nor # and brackets where they are signs like others.
 SPECIAL = r"[\\`*~|$]|(?<!\w)_|_(?!\w)|(?<= )#|#$|\](?=[(\[:])"

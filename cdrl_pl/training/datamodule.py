@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -150,6 +150,10 @@ class RolloutDataModule(pl.LightningDataModule):
     def resolved_seed(self) -> int:
         """The seed in use."""
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides how environments are played in training, as plain nested values."""
+        return {"seed": self.resolved_seed(), "pool": asdict(self.pool)}
 
     def setup(self, stage: str) -> None:
         """Makes the pools (their processes start with the first batch) and sets the learner's threads.
