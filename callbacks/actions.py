@@ -60,7 +60,7 @@ class ActionDistributions(pl.Callback):
             with path.open("a") as file:
                 file.write(json.dumps({"env_steps": env_steps, **policies}) + "\n")
             groups = [Bars(name, list(said), np.array([*said.values()])) for name, said in policies.items()]
-            show(trainer, "action distributions", draw_bars(groups, WIDTH, 0), env_steps)
+            show(module, "action distributions", draw_bars(groups, WIDTH, 0), env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """T of the last line."""

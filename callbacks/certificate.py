@@ -142,7 +142,7 @@ class CertificatedTeacher(pl.Callback):
         save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
         means = f"sampled {scores['sampled'].mean:.2f}, greedy {scores['greedy'].mean:.2f}"
         rank_zero_info("stored %s: %s", folder, means)
-        note(trainer, f"certificate {self.agent}", f"{self.agent} is certificated: {means}, in {folder}", module.clock)
+        note(module, f"certificate {self.agent}", f"{self.agent} is certificated: {means}, in {folder}", module.clock)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean return it was last stored at, and that of an evaluation that has begun and not ended."""

@@ -41,7 +41,7 @@ class _Switch(TransferSwitch):
                 rank_zero_info("%s %s of %s at T = %d", self.what, state, transfer.name, env_steps)
                 mark = self.mark if on else "stop"
                 said = f"{mark}: {self.what} of {transfer.name} is switched {state} at T = {env_steps:,}"
-                note(trainer, f"{transfer.name} {self.what}", said, env_steps)
+                note(pl_module, f"{transfer.name} {self.what}", said, env_steps)
             setattr(transfer, self.what, on)
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,34 +49,34 @@ class Board(TensorBoardLogger):
         super().log_metrics({card(column, self.action_names): value for column, value in metrics.items()}, step)
 
 
-def boards(trainer: pl.Trainer) -> Iterator[Any]:
+def boards(module: pl.LightningModule) -> Iterator[Any]:
     """TensorBoard's writer of every logger that has one; on other ranks than the first they write nothing."""
-    return (logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
+    return (logger.experiment for logger in module.loggers if isinstance(logger, TensorBoardLogger))
 
 
-def note(trainer: pl.Trainer, what: str, said: str, env_steps: int) -> None:
+def note(module: pl.LightningModule, what: str, said: str, env_steps: int) -> None:
     """A sentence on something that happened, at its T.
 
     Args:
-        trainer: of the run.
+        module: of the run.
         what: it is about; the name of its card.
         said: the sentence.
         env_steps: T.
     """
-    for board in boards(trainer):
+    for board in boards(module):
         board.add_text(f"events/{what}", said, env_steps)
 
 
-def show(trainer: pl.Trainer, what: str, picture: np.ndarray[Any, Any], env_steps: int) -> None:
+def show(module: pl.LightningModule, what: str, picture: np.ndarray[Any, Any], env_steps: int) -> None:
     """A picture.
 
     Args:
-        trainer: of the run.
+        module: of the run.
         what: it shows; the name of its card.
         picture: [H, W, 3] uint8.
         env_steps: T.
     """
-    for board in boards(trainer):
+    for board in boards(module):
         board.add_image(what, picture, env_steps, dataformats="HWC")
 
 

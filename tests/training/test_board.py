@@ -83,7 +83,7 @@ def test_phases_and_elapsed_time_are_curves(events: EventAccumulator) -> None:
     phases = [(e.step, e.value) for e in events.Scalars("2 transfers/phase/alpha-beta")]
     wanted = [(t, 0 if t <= 30 else 1 if t <= 60 else 2 if t <= 90 else 3) for t in range(10, 121, 10)]
     assert phases == wanted
-    elapsed = [e.value for e in events.Scalars("5 speed/elapsed")]
+    elapsed = [e.value for e in events.Scalars("5 speed/elapsed_seconds")]
     assert elapsed == sorted(elapsed) and elapsed[0] > 0
     np.testing.assert_allclose(elapsed, np.cumsum([e.value for e in events.Scalars("5 speed/seconds")]), rtol=1e-4)
 
