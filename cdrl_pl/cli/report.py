@@ -77,8 +77,9 @@ def main(arguments: Sequence[str]) -> int:
                 comparison = read_folder(folder, settings)
             if given.table:
                 keep(comparison, folder, Path(given.table))
-            others = {word for word in given.runs if Path(word) != folder} if folder else set()
-            again = [word for word in arguments if word not in others]
+            again = list(arguments)
+            if folder:  # one of several
+                again = [str(folder), *(word for word in arguments if word not in given.runs)]
             if given.table:  # which has all that was said
                 again = [given.table, *(["--out", given.out] if given.out else [])]
             place = Path(given.out or Path(given.table or folder or "", "report"))

@@ -108,5 +108,5 @@ tbody th{position:sticky;left:0;background:var(--back);min-width:7rem;max-width:
 @media print{@page{margin:16mm 14mm}body{font-size:10pt}main{max-width:none;padding:0}
 h1,h2,thead{break-after:avoid}.keep,figure,tr,li,.caution{break-inside:avoid}
 thead{display:table-header-group}.scroll{overflow:visible}p,li{orphans:3;widows:3}
-h2{margin-top:1.4rem}img{max-height:225mm;width:auto;max-width:100%}}
+h2{margin-top:1.4rem}img{max-height:205mm;width:auto;max-width:100%}}
 """

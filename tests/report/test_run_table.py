@@ -281,7 +281,7 @@ def test_no_option_of_a_stored_config_is_looked_up(experiment: Path, tmp_path: P
     head, *rows = rows_of((tmp_path / TABLE).read_bytes())
     changed = [[*row[:-1], json.dumps({"of": "another time"})] if row[5] == "config" else row for row in rows]
     (tmp_path / TABLE).write_bytes(packed([head, *changed]))
-    before, after = (contents.make_tables(read_folder(folder)) for folder in (experiment, tmp_path))
+    before, after = (make_tables(read_folder(folder)) for folder in (experiment, tmp_path))
     assert after == before
     (edge,) = read_folder(tmp_path).arms[1].runs[0].transfers.values()
     assert edge == Edge("p", "b", {"T1": 20, "T2": 40, "stop": None})
