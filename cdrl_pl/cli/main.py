@@ -158,6 +158,8 @@ class CLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         for parser in self._subcommand_parsers.values():
             correct_help(parser)
+        for command in ("validate", "test"):
+            self._subcommand_parsers[command].set_defaults(verbose=False)  # the scores have a table of their own
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The whole config of the run, of all config files and the options over them.

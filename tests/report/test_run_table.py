@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from cdrl_pl.cli import report as command
 from cdrl_pl.experiment.folder import RunFolder
 from cdrl_pl.report import page, run_table
+from cdrl_pl.report.contents import make_tables
 from cdrl_pl.report.figures import FIGURES, Drawing
 from cdrl_pl.report.folders import read_run
 from cdrl_pl.report.run_data import ArmData, Attempt, Edge, ReportError, RunData
