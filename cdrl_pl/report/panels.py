@@ -199,5 +199,6 @@ def _mean_policy(runs: Sequence[RunData], transfer: str, source: str, count: int
         active = np.isfinite(run.metrics.get(metric_names.DISTILLATION_KL(transfer), np.empty(0)))
         columns = [run.metrics.get(f"{metric_names.ACTIONS(source)}/{i}") for i in range(count)]
         if active.any() and columns and all(column is not None for column in columns):
-            found.append(np.stack(columns)[:, np.flatnonzero(active)[end]])  # type: ignore[arg-type]
+            policy = np.stack(columns)[:, np.flatnonzero(active)[end]]  # type: ignore[arg-type]
+            found += [policy] if np.isfinite(policy).all() else []
     return np.mean(found, 0) if found else np.empty(0)

@@ -28,8 +28,6 @@ class Advice:
 
     def __init__(self, agents: Mapping[str, Agent], student: str, transfers: Sequence[Transfer]) -> None:
         self._agents, self._student, self._transfers = agents, student, transfers
-        for transfer in transfers:
-            transfer.teacher.states.pop(WATCHED, None)
 
     def __call__(self, decision: Decision) -> list[Bars]:
         """In the order in which they are shown."""
