@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from callbacks.certificate import CertificatedTeacher
-from callbacks.checkpoint import EnvStepsCheckpoint
-from callbacks.panel import Curve, Standing, clock, decisions_per_second, phase, render
-from callbacks.transfers import AlignmentSchedule, DistillationSchedule
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.system.console import logs_above
 from cdrl_pl.training.collaboration import Collaboration, silent
+
+from .certificate import CertificatedTeacher
+from .checkpoint import EnvStepsCheckpoint
+from .panel import Curve, Standing, clock, decisions_per_second, phase, render
+from .transfers import AlignmentSchedule, DistillationSchedule
 
 LINE_SECONDS = 5.0  # at least, between two lines where there is no terminal
 PROGRAM = "python -m cdrl_pl"
