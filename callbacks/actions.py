@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.evaluation.bars import Bars, draw_bars
+from cdrl_pl.training.board import show
 from cdrl_pl.training.collaboration import Collaboration
+
+WIDTH = 420  # pixels of TensorBoard's figure
 
 
 class ActionDistributions(pl.Callback):
     """Writes ``action_distributions.jsonl`` in the run folder: a line of named probabilities per ``every`` decisions.
+
+    TensorBoard gets them as a figure.
 
     Each line has env_steps and, per agent, its mean policy on its own states; per active transfer the teacher's and
     the aligned teacher's on the student's states. The means are those of the last log line.
@@ -46,11 +53,14 @@ class ActionDistributions(pl.Callback):
 
     def _write(self, trainer: pl.Trainer, module: Collaboration) -> None:
         path = module.run_folder / "action_distributions.jsonl"
-        line = {"env_steps": int(module.run_log.latest.get(metric_names.ENV_STEPS(), 0)), **distributions(module)}
-        if trainer.is_global_zero and not trainer.fast_dev_run and len(line) > 1:  # type: ignore[attr-defined]
+        env_steps = int(module.run_log.latest.get(metric_names.ENV_STEPS(), 0))
+        writes = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if (policies := distributions(module)) and writes:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps({"env_steps": env_steps, **policies}) + "\n")
+            groups = [Bars(name, list(said), np.array([*said.values()])) for name, said in policies.items()]
+            show(module, "action distributions", draw_bars(groups, WIDTH, 0), env_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """T of the last line."""
@@ -66,14 +76,8 @@ def distributions(module: Collaboration) -> dict[str, dict[str, float]]:
 
     Actions of the same name (the game's own action, there more than once) are summed.
     """
-    meanings = {name: module.agents[name].spec.action_meanings for name in module.agents}
-    sources = {name: meanings[name] for name in module.env_steps}
-    for transfer in module.transfers:
-        config = transfer.config
-        sources[f"{config.name}/teacher"] = meanings[config.teaching_agent]
-        sources[f"{config.name}/aligned"] = meanings[config.student]
     found: dict[str, dict[str, float]] = {}
-    for source, names in sources.items():
+    for source, names in module.action_names().items():
         if f"{metric_names.ACTIONS(source)}/0" in module.run_log.latest:
             found[source] = dict.fromkeys(names, 0.0)
             for i, name in enumerate(names):

@@ -21,6 +21,7 @@ from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.stop import Stopped
+from cdrl_pl.training.board import note
 from cdrl_pl.training.collaboration import Collaboration
 
 
@@ -164,7 +165,9 @@ class CertificatedTeacher(pl.Callback):
         }
         save_certificate(folder, frozen, agent.env, agent.spec, {"sampled": sampled, "greedy": greedy}, training)
         self.stored = (folder, sampled.mean, greedy.mean)
-        rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, sampled.mean, greedy.mean)
+        means = f"sampled {sampled.mean:.2f}, greedy {greedy.mean:.2f}"
+        rank_zero_info("stored %s: %s", folder, means)
+        note(module, f"certificate {self.agent}", f"{self.agent} is certificated: {means}, in {folder}", module.clock)
         return sampled.mean, played + self.episodes
 
     def _evaluate(

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl.schedule import aligns, distils
+from cdrl_pl.training.board import note
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.transfer.transfer import Transfer
@@ -15,6 +16,8 @@ from cdrl_pl.transfer.transfer import Transfer
 
 class _Switch(TransferSwitch):
     """Sets one flag of every transfer before each batch, and remembers at which T it changed."""
+
+    mark = ""  # of the schedule, at which the flag goes on
 
     def __init__(self) -> None:
         self.switched: dict[str, list[int]] = {}  # transfer -> every T at which the flag changed
@@ -34,7 +37,11 @@ class _Switch(TransferSwitch):
             changes = self.switched.setdefault(transfer.name, [])
             if on != bool(len(changes) % 2):
                 changes.append(env_steps)
-                rank_zero_info("%s %s of %s at T = %d", self.what, "on" if on else "off", transfer.name, env_steps)
+                state = "on" if on else "off"
+                rank_zero_info("%s %s of %s at T = %d", self.what, state, transfer.name, env_steps)
+                mark = self.mark if on else "stop"
+                said = f"{mark}: {self.what} of {transfer.name} is switched {state} at T = {env_steps:,}"
+                note(pl_module, f"{transfer.name} {self.what}", said, env_steps)
             setattr(transfer, self.what, on)
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +56,7 @@ class _Switch(TransferSwitch):
 class AlignmentSchedule(_Switch):
     """Alignment training: T1 <= T < stop, T being the student's own decisions."""
 
-    what = "aligning"
+    what, mark = "aligning", "T1"
 
     def wanted(self, transfer: Transfer, env_steps: int) -> bool:
         """T1 <= T < stop."""
@@ -59,7 +66,7 @@ class AlignmentSchedule(_Switch):
 class DistillationSchedule(_Switch):
     """Distillation: T2 <= T < stop, T being the student's own decisions."""
 
-    what = "distilling"
+    what, mark = "distilling", "T2"
 
     def wanted(self, transfer: Transfer, env_steps: int) -> bool:
         """T2 <= T < stop."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+PHASES = ("reinforce", "align", "distil", "stopped")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ LENGTH = Metric("length/{agent}", "decisions", "mean length of those episodes")
 EPISODES = Metric("episodes/{agent}", "episodes", "training episodes finished since the beginning")
 DECISIONS_PER_SECOND = Metric("decisions_per_second", "decisions/s", "of all playing agents" + _LINE)
 SECONDS = Metric("seconds", "s", "since the last line")
+ELAPSED = Metric("elapsed_seconds", "s", "of training" + _RUN + ", over all its starts")
 POLICY_LOSS = Metric("policy_loss/{agent}", "", "-log pi(a) A, mean per decision, of scaled rewards")
 VALUE_LOSS = Metric("value_loss/{agent}", "", "(R - v)^2, mean per decision, of scaled rewards")
 ENTROPY = Metric("entropy/{agent}", "nats", "of the policy, mean per decision")
 POLICY_LAG = Metric("policy_lag/{agent}", "updates", "between the policy that played a rollout and the newest")
 ACTIONS = Metric("actions/{source}", "", "mean probability of each action, by its index" + _SOURCE, vector=True)
 STATE_INFORMATION = Metric("state_information/{source}", "nats", "how much the action depends on the state" + _SOURCE)
+PHASE = Metric("phase/{transfer}", "", f"what is on: {', '.join(f'{i} {name}' for i, name in enumerate(PHASES))}")
 ALIGNMENT_KL = Metric("alignment_kl/{transfer}", "nats", "KL(student's policy || aligned teacher), per decision")
 DISTILLATION_KL = Metric("distillation_kl/{transfer}", "nats", "KL(aligned teacher || distilled layer), per decision")
 ALIGNMENT_ACCURACY = Metric(
@@ -86,3 +91,37 @@ WORKER_RESTARTS = Metric("workers/restarts", "workers", "replaced" + _RUN)
 WORKER_ROLLOUTS = Metric("workers/rollouts/{agent}-{worker}", "rollouts", "finished by this worker" + _RUN)
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+# The groups of TensorBoard's cards, which it sorts by name; metrics of learning are all others.
+CARDS = {
+    "1 returns": (RETURN, LENGTH, EPISODES),
+    "2 transfers": (
+        PHASE, ALIGNMENT_KL, DISTILLATION_KL, STATE_INFORMATION, ALIGNMENT_ACCURACY, ALIGNMENT_ACCURACY_ONE_HOT,
+        DISTILLATION_WEIGHT, TEACHER_VALUE, TEACHER_FACTOR, GRADIENT_COSINE, GRADIENT_RATIO,
+    ),
+    "3 actions": (ACTIONS,),
+    "5 speed": (
+        ENV_STEPS, ELAPSED, SECONDS, DECISIONS_PER_SECOND, TIME_TEACHERS, TIME_LEARNING, TIME_ALIGNMENT,
+        TIME_DISTILLATION, TIME_ALARM, TIME_SYNCHRONISING, TIME_WAITING, WORKERS_WAITING, WORKERS_PLAYING,
+        WORKER_RESTARTS, WORKER_ROLLOUTS,
+    ),
+}  # fmt: skip
+LEARNING = "4 learning"
+
+
+def card(column: str, action_names: Mapping[str, Sequence[str]]) -> str:
+    """The name of a column's card in TensorBoard: its group, then the column, with an action's name for its index.
+
+    Args:
+        column: of the log; one that is no metric here is its own card.
+        action_names: by source. Actions of one name keep their index beside it.
+    """
+    metric = next((metric for metric in METRICS if metric.matches(column)), None)
+    if metric is None:
+        return column
+    if metric.vector:
+        source, _, index = column.rpartition("/")
+        names = action_names.get(source.removeprefix(ACTIONS("")), ())
+        if int(index) < len(names):
+            name = names[int(index)]
+            column = f"{source}/{name if names.count(name) == 1 else f'{name} {index}'}"
+    return f"{next((group for group, metrics in CARDS.items() if metric in metrics), LEARNING)}/{column}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.options import OptionParser
 
 ABOUT = """\
-Compares arms: writes report.html (one file, figures inside), report.md and the figures as PNG files.
+Compares arms: writes report.html (one file, figures inside), report.md, and the figures as PNG and SVG files.
 
 FOLDER is an experiment's folder, finished or not, or one that --table has written; its report goes to FOLDER/report.
 Otherwise every RUN is a run folder (such as runs/version_0), and runs of the same NAME form an arm (its folder's name
@@ -76,7 +77,13 @@ def main(arguments: Sequence[str]) -> int:
                 comparison = read_folder(folder, settings)
             if given.table:
                 keep(comparison, folder, Path(given.table))
-            print(write_report(comparison, Path(given.out or Path(given.table or folder or "", "report"))))
+            again = list(arguments)
+            if folder:  # one of several
+                again = [str(folder), *(word for word in arguments if word not in given.runs)]
+            if given.table:  # which has all that was said
+                again = [given.table, *(["--out", given.out] if given.out else [])]
+            place = Path(given.out or Path(given.table or folder or "", "report"))
+            print(write_report(comparison, place, f"python -m cdrl_pl report {shlex.join(again)}"))
     except (ConfigError, OSError) as error:
         parser.error(str(error))
     return 0

@@ -15,11 +15,12 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.merging import class_name
 from cdrl_pl.system.hardware import fast_precision
+from cdrl_pl.training.board import Board
 from cdrl_pl.training.run_folder import CHECKPOINTS, assign, new_folder, run_folder
 
 DEFAULTS: dict[str, Any] = {
@@ -111,7 +112,7 @@ def make_trainer(settings: Namespace, make: Callable[..., pl.Trainer]) -> pl.Tra
     if (own or trainer.loggers) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         where: dict[str, Any] = {"save_dir": folder.parent, "name": "", "version": folder.name}
         table = CSVLogger(**where, flush_logs_every_n_steps=1)
-        trainer.loggers = [*([TensorBoardLogger(**where)] if own else trainer.loggers), table]
+        trainer.loggers = [*([Board(**where)] if own else trainer.loggers), table]
     return trainer
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec, frame_cap, registry
 from cdrl_pl.envs.games import Array, check_crop, chosen_actions, resize
 
+FRAMES_PER_SECOND = 60  # of the console
+
 
 class AtariGame:
     """An Atari game on ale-py's emulator, with the paper's preprocessing: crop, grey, resize, one frame, uint8.
@@ -36,6 +38,7 @@ class AtariGame:
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
         check_crop(config, len(self._screen))
         self._low, self._high = (skip, skip) if isinstance(skip, int) else skip
+        self.decisions_per_second = FRAMES_PER_SECOND / ((self._low + self._high) / 2)
         self._limit = config.max_episode_steps
         # Where the skip is drawn, a limit in frames is none in decisions: as registered, the emulator's frames count.
         registered = registry()[config.id.rpartition(":")[2]]

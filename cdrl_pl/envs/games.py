@@ -18,6 +18,8 @@ class Game(Protocol):
     """One running copy of a task. Observations are written into the caller's memory."""
 
     spec: EnvSpec
+    decisions_per_second: float
+    """How fast it runs where a person plays it."""
 
     def reset(self, out: Array) -> None:
         """Starts an episode."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
 from cdrl_pl.envs.games import Array, check_crop, chosen_actions, number, resize
+
+USUAL_SPEED = 30  # decisions per second of a game that does not say its own
 
 
 class GymGame:
@@ -32,6 +35,8 @@ class GymGame:
             make["max_episode_steps"] = config.max_episode_steps
         if render:
             make["render_mode"] = "rgb_array"
+            for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # what draws here needs neither screen nor sound
+                os.environ.setdefault(variable, "dummy")
         try:
             self._env = gymnasium.make(config.id, **make)
         except (TypeError, gymnasium.error.Error) as error:
@@ -60,6 +65,7 @@ class GymGame:
         size = config.image_size
         shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
         self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(chosen_actions(config, names)))
+        self.decisions_per_second = float(self._env.metadata.get("render_fps") or USUAL_SPEED)
         self._seed = seed
         self._episode = -1
         self._played: list[int] = []

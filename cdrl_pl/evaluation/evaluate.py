@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,36 @@ class CopyQuota(NamedTuple):
     env_seed: np.random.SeedSequence
     sampling_seed: np.random.SeedSequence
     episodes: int
+
+
+class Decision(NamedTuple):
+    """One decision of a watched game, before it is played.
+
+    Attributes:
+        obs: that is decided on, [1, *observation].
+        resets: whether it is the first of an episode, [1] bool, on the host.
+        state: recurrent state before it, [1, S].
+        logits: of the policy, [A].
+        value: expected return from here on, in the units that the agent learned from.
+        action: that is played.
+    """
+
+    obs: torch.Tensor
+    resets: torch.Tensor
+    state: torch.Tensor
+    logits: torch.Tensor
+    value: float
+    action: int
+
+
+class Watch(Protocol):
+    """Someone who looks on while one copy plays."""
+
+    def saw(self, game: Game) -> None:
+        """After a reset and after each step, the last one of an episode included."""
+
+    def decided(self, decision: Decision) -> None:
+        """Before each step."""
 
 
 def evaluate(
@@ -134,7 +164,7 @@ def play(
     quotas: Sequence[CopyQuota],
     greedy: bool,
     tick: Callable[[Played], None] = lambda now: None,
-    watch: Callable[[Game], None] | None = None,
+    watch: Watch | None = None,
     max_steps: int | None = None,
 ) -> list[list[Episode]]:
     """Returns the episodes of every quota, in the order in which its copy played them.
@@ -145,8 +175,7 @@ def play(
         quotas: one for each copy of the environment that is played side by side.
         greedy: the most probable action instead of a sampled one.
         tick: called about twice a second with how far all copies are; what it raises ends the evaluation.
-        watch: called with each game after its reset and after each step, the last one of an episode included; where
-            given, the games can be drawn.
+        watch: looks on; the games can then be drawn. For one copy.
         max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
     """
     device = next(network.parameters()).device
@@ -166,19 +195,20 @@ def play(
             game.reset(out)
             tick(now)
             if watch is not None:
-                watch(game)
+                watch.saw(game)
         check_finite(env, obs)
         while left.any():
             if time.monotonic() - ticked > TICK_SECONDS:
                 tick(now)
                 ticked = time.monotonic()
             live = np.flatnonzero(left)
+            seen, begins, before = torch.from_numpy(obs[live]).to(device), torch.from_numpy(resets[live]), state[live]
             with torch.inference_mode():
-                logits, _, state[live] = network.act(
-                    torch.from_numpy(obs[live]).to(device), state[live], torch.from_numpy(resets[live]).to(device)
-                )
+                logits, critic, state[live] = network.act(seen, before, begins.to(device))
             values = logits.float().cpu().numpy()
             actions = values.argmax(-1) if greedy else sample(values, np.array([rngs[b].random() for b in live]))[0]
+            if watch is not None:
+                watch.decided(Decision(seen, begins, before, logits[0], float(critic[0]), int(actions[0])))
             resets[:] = False
             steps += 1
             for b, action in zip(live.tolist(), actions.tolist(), strict=True):
@@ -187,7 +217,7 @@ def play(
                 totals[b] += reward
                 lengths[b] += 1
                 if watch is not None:
-                    watch(games[b])
+                    watch.saw(games[b])
                 if terminated or truncated or steps == max_steps:
                     played[b].append(Episode(float(totals[b]), int(lengths[b])))
                     now = Played(now.episodes + 1, now.total + float(totals[b]))
@@ -197,7 +227,7 @@ def play(
                         games[b].reset(obs[b])
                         check_finite(env, obs[b : b + 1])
                         if watch is not None:
-                            watch(games[b])
+                            watch.saw(games[b])
     finally:
         for game in games:
             game.close()

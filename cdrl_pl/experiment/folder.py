@@ -17,6 +17,10 @@ from cdrl_pl.storage.fingerprint import Fingerprint
 
 SCORES, FINGERPRINT, LOG, LOCK = "scores.json", "fingerprint.json", "log.txt", ".lock"
 EXPERIMENT = "experiment.yaml"
+ENV = {  # what a report says of the environment: option -> types
+    "frame_skip": (int, list, type(None)), "repeat_action_probability": (int, float, type(None)),
+    "max_episode_steps": (int, type(None)),
+}  # fmt: skip
 EVALUATION = "evaluation"  # the folder of the evaluation, below the run's
 
 
@@ -75,8 +79,12 @@ class RunFolder:
 def _scores(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse_constant)
     for record in content["agents"].values():
+        env = record["env"]
+        if not isinstance(env["id"], str) or not all(isinstance(env.get(n), kinds) for n, kinds in ENV.items()):
+            raise TypeError("the environment is not readable")
         for score in record["evaluation"].values():
-            if not all(isinstance(score[name], int | float) for name in ("mean", "episodes")):
+            numbers = score["mean"], score["episodes"], score.get("noop_max", 0)
+            if not all(isinstance(value, int | float) for value in numbers):
                 raise TypeError("a mean and a number of episodes are needed")
     return content
 

@@ -74,6 +74,7 @@ class Experiment:
         threshold: mean training return, in points, whose first crossing is timed; null: none.
         floor: return, in points, of a policy that knows nothing, from which areas under curves are counted.
         paper: published numbers.
+        question: for people, what the arms are compared for, in one sentence; the report begins with it.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Experiment:
     threshold: float | None = None
     floor: float = 0.0
     paper: tuple[Published, ...] = ()
+    question: str = ""
 
     def options(self, arm: Arm) -> list[str]:
         """What every command line of a run of this arm begins with, whatever its seed."""
@@ -100,7 +102,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "name": (str, True), "folder": (str, True), "agent": (str, True), "baseline": (str, True), "arms": (dict, True),
     "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
     "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
-    "config": ((str, list), False), "overrides": (list, False),
+    "config": ((str, list), False), "overrides": (list, False), "question": (str, False),
 }  # fmt: skip
 ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
 PUBLISHED = {
@@ -164,7 +166,9 @@ def _experiment(content: Any) -> Experiment:
         _check(f"paper[{i}].", entry, PUBLISHED)
         if entry["arm"] not in names:
             raise ExperimentError(f"paper[{i}].arm is {entry['arm']!r}; it must be one of {', '.join(names)}")
-    given = {k: content[k] for k in ("episodes", "noop_max", "threshold", "floor") if content.get(k) is not None}
+    given = {
+        k: content[k] for k in ("episodes", "noop_max", "threshold", "floor", "question") if content.get(k) is not None
+    }
     return Experiment(
         name=content["name"],
         folder=Path(content["folder"]),
@@ -193,7 +197,7 @@ def _arm(name: str, arm: Any, content: Mapping[str, Any]) -> Arm:
             raise ExperimentError(f"arms.{name}.overrides has {override!r}; each must read --option=value")
         if option in DECIDED:
             raise ExperimentError(f"arms.{name}.overrides has {option}, which the experiment decides for every arm")
-    return Arm(name, tuple(config), tuple(overrides), arm.get("title", ""))
+    return Arm(name, tuple(config), tuple(overrides), arm.get("title") or "")
 
 
 def _check(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) -> None:

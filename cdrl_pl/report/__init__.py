@@ -1,1 +1,1 @@
-"""From runs to a page: reading (``runs``), numbers (``statistics``), ``figures``, ``tables``, ``page``."""
+"""From runs to a page: reading (``runs``), numbers (``statistics``), ``figures``, ``tables``, ``words``, ``page``."""

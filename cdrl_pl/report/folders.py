@@ -12,10 +12,11 @@ import numpy as np
 import yaml
 
 from cdrl_pl import metric_names
-from cdrl_pl.experiment.folder import RunFolder
+from cdrl_pl.experiment.folder import SCORES, RunFolder
 from cdrl_pl.presets import PRESETS
 from cdrl_pl.report.run_data import Array, Attempt, Edge, ReportError, RunData
 from cdrl_pl.storage.atomic import read_as
+from cdrl_pl.storage.fingerprint import config_hash
 
 METRICS, ACTIONS, CONFIG = "metrics.csv", "action_distributions.jsonl", "config.yaml"
 
@@ -48,13 +49,21 @@ def read_run(folder: RunFolder, agent: str | None = None, seed: int | None = Non
         config=config,
         environments=environments(config),
         transfers=transfers(config),
-        scores=(folder.scores() or {"agents": {}})["agents"],
+        scores=_scores(folder),
         fingerprint=folder.fingerprint(),
         agent=agent,
     )
     if metric_names.ENV_STEPS() not in run.metrics:
         raise ReportError(f"{folder.path}: {METRICS} has no column env_steps")
     return run
+
+
+def _scores(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    scores: dict[str, dict[str, Any]] = (folder.scores() or {"agents": {}})["agents"]
+    for name, record in scores.items():
+        if missing := [policy for policy in ("sampled", "greedy") if policy not in record["evaluation"]]:
+            raise ReportError(f"{folder.path / SCORES} has no {' and no '.join(missing)} score of {name}")
+    return scores
 
 
 def _attempt(path: Path) -> Attempt:
@@ -70,14 +79,22 @@ def _attempt(path: Path) -> Attempt:
 def read_config(path: Path) -> dict[str, Any]:
     """The resolved config of a run, as far as a report needs it."""
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    environments(config), transfers(config)
+    for name, env in environments(config).items():
+        if not isinstance(env.get("id"), str):
+            raise TypeError(f"the environment of {name} has no id")
+    for edge in transfers(config).values():
+        if not all(value is None or type(value) is int for value in edge.marks.values()):
+            raise TypeError(f"T1, T2 and stop of {edge.teacher}-{edge.student} are no numbers")
+    config_hash(config)
     return config
 
 
 def _read_actions(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [json.loads(line) for line in _whole_lines(path)]
-    if not all("env_steps" in line for line in lines):
-        raise KeyError("env_steps")
+    for line in lines:
+        policies = {name: said for name, said in line.items() if name != metric_names.ENV_STEPS()}
+        if type(line[metric_names.ENV_STEPS()]) is not int or not all(isinstance(p, dict) for p in policies.values()):
+            raise TypeError("each line needs a number of env_steps and policies by name")
     return lines
 
 
@@ -88,6 +105,8 @@ def read_csv(path: Path) -> dict[str, Array]:
         raise ValueError("it has no column env_steps")
     head, rows = (lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]) if lines else ([], [])
     table = np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(len(rows), len(head))
+    if not np.isfinite(table[:, head.index(metric_names.ENV_STEPS())]).all():
+        raise ValueError("a line of it has no env_steps")
     return dict(zip(head, table.T, strict=True))
 
 

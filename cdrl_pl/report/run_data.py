@@ -131,6 +131,11 @@ class ArmData:
     title: str
     runs: list[RunData]
 
+    @property
+    def label(self) -> str:
+        """What it is called in figures and tables: its title, in one line, or else its name."""
+        return " ".join(self.title.split()) or self.name
+
     def finals(self, policy: str) -> Array:
         """Final scores of the runs that have been evaluated, [N]."""
         return np.array([value for run in self.runs if (value := run.final(policy)) is not None])

@@ -36,6 +36,7 @@ class Comparison:
         planned: number of seeds per arm; None where not known.
         frame_skip: mean frames per decision; 1 where the game has none.
         env: of the agent, resolved; empty where not known.
+        question: what is asked, in a sentence; empty: what any comparison asks.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Comparison:
     planned: int | None = None
     frame_skip: float = 1.0
     env: dict[str, Any] = field(default_factory=dict)
+    question: str = ""
 
     @property
     def base(self) -> ArmData:
@@ -109,7 +111,7 @@ def _comparison(plan: Experiment, arms: list[ArmData]) -> Comparison:
     env = task(arms[0].runs[0], plan.agent)
     return Comparison(
         plan.name, plan.agent, plan.baseline, arms, plan.T_max, plan.threshold, plan.floor, plan.paper, len(plan.seeds),
-        mean_skip(env), env,
+        mean_skip(env), env, plan.question,
     )  # fmt: skip
 
 

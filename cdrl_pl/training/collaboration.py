@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
 from cdrl_pl.system.stop import StopRequest
 from cdrl_pl.training.batch import Batch
+from cdrl_pl.training.board import Board
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
 from cdrl_pl.training.monitors import check_monitored, check_monitors, names, warn_of_unseen
@@ -99,6 +100,11 @@ class Collaboration(pl.LightningModule):
         configs = [replace(transfer, **given) for transfer in transfers or []]
         self.preset = resolve_preset(preset, preset_overrides or PresetOverrides())
         check_graph(agents, configs, self.preset)
+        self._given = {
+            "preset": preset,
+            "agents": {name: asdict(config) for name, config in agents.items()},
+            "transfers": {config.name: asdict(config) for config in configs},
+        }
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]
         self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
@@ -114,7 +120,7 @@ class Collaboration(pl.LightningModule):
         self.run_log = RunLog(self.playing, log_every, window)
         self.stop_request, self._ending = StopRequest(), False
         self.announce: Callable[[str], None] = silent  # replaced by a display: what the run does besides learning
-        self.evaluator = Evaluator(built, lambda: self.stop_request.requested)
+        self.evaluator = Evaluator(built, lambda: self.stop_request.requested, self.transfers)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
 
@@ -199,7 +205,7 @@ class Collaboration(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One rollout of every playing agent: each learns from its own, and from those who teach it."""
-        self.run_log.statistics = batch.statistics
+        self.run_log.statistics = dict(batch.statistics)
         decisions = self._over_ranks({name: r.steps * r.copies for name, r in batch.rollouts.items()})
         for name, rollout in batch.rollouts.items():
             self._learn(name, rollout)
@@ -277,6 +283,27 @@ class Collaboration(pl.LightningModule):
 
     # Logs: with env_steps as the axis, every log_every decisions
 
+    def on_fit_start(self) -> None:
+        """TensorBoard is told what the run is made of."""
+        for logger in self.loggers:
+            if isinstance(logger, Board):
+                results = [metric_names.RETURN(name) for name in self.playing]
+                logger.begin(self._settings(), results, self.action_names())
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides how the run goes, as plain nested values."""
+        data: dict[str, Any] = getattr(self.trainer.datamodule, "settings", dict)()  # type: ignore[attr-defined]
+        return {"T_max": self.T_max, "precision": self.trainer.precision, **data, **self._given}
+
+    def action_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the actions of every policy in the log, by its source."""
+        meanings = {name: agent.spec.action_meanings for name, agent in self.agents.items()}
+        names = {name: meanings[name] for name in self.env_steps}
+        for transfer in self.transfers:
+            names[f"{transfer.name}/teacher"] = meanings[transfer.config.teaching_agent]
+            names[f"{transfer.name}/aligned"] = meanings[transfer.config.student]
+        return names
+
     def on_train_start(self) -> None:
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
         self.stop_request.install()
@@ -293,6 +320,8 @@ class Collaboration(pl.LightningModule):
             self.trainer.should_stop = True
 
     def _log(self) -> None:
+        for name, phase in self.phases().items():
+            self.run_log.statistics[metric_names.PHASE(name)] = metric_names.PHASES.index(phase)
         if line := self.run_log.line(self.clock, self._gather):
             for logger in self.loggers:
                 logger.log_metrics(line, step=self.clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -121,6 +121,8 @@ class RolloutDataModule(pl.LightningDataModule):
         noop_max: Most random no-op actions at the start of an episode in ``validate``, ``test`` and ``predict``; Atari
             only.
         evaluation_agents: Names of the agents that ``validate`` and ``test`` evaluate; null: all.
+        overlay: Shows policies and value beside the picture in the videos of ``predict``: those of the agent, of its
+            teachers, and of its teachers aligned, with the names of their actions.
     """
 
     def __init__(
@@ -131,12 +133,13 @@ class RolloutDataModule(pl.LightningDataModule):
         evaluation_episodes: int = 100,
         noop_max: int = 30,
         evaluation_agents: list[str] | None = None,
+        overlay: bool = False,
     ) -> None:
         super().__init__()
         self.pool = pool or PoolConfig()
         self.seed, self.learner_threads = seed, learner_threads
         self.evaluation_episodes, self.noop_max = evaluation_episodes, noop_max
-        self.evaluation_agents = evaluation_agents
+        self.evaluation_agents, self.overlay = evaluation_agents, overlay
         rows = (
             ("seed", seed is None or seed >= 0, "0 or more, or null"),
             ("noop_max", noop_max >= 0, "0 or more"),
@@ -157,6 +160,10 @@ class RolloutDataModule(pl.LightningDataModule):
     def resolved_seed(self) -> int:
         """The seed in use."""
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides how environments are played in training, as plain nested values."""
+        return {"seed": self.resolved_seed(), "pool": asdict(self.pool)}
 
     def setup(self, stage: str) -> None:
         """Makes the pools (their processes start with the first batch) and sets the learner's threads.
@@ -237,7 +244,8 @@ class RolloutDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> EvaluationJobs:
         """What ``predict`` records: one sampled episode of every agent."""
-        return EvaluationJobs([self._job(name, False, 1) for name in self._module.agents])
+        jobs = [self._job(name, False, 1) for name in self._module.agents]
+        return EvaluationJobs([job._replace(overlay=self.overlay) for job in jobs])
 
     def state_dict(self) -> dict[str, Any]:
         """Where every stream of rollouts stands, on every rank; empty where nothing is trained."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.processes import STALL
+from cdrl_pl.transfer.advice import Advice
+from cdrl_pl.transfer.transfer import Transfer
 
 VIDEOS = "videos"
 
@@ -28,6 +30,7 @@ class EvaluationJob(NamedTuple):
         seed: of the environments and of the sampling.
         noop_max: random no-op starts, up to so many; Atari only.
         stall_timeout: seconds without progress after which the evaluation fails.
+        overlay: a video shows policies and value beside the picture.
     """
 
     agent: str
@@ -36,6 +39,7 @@ class EvaluationJob(NamedTuple):
     seed: int
     noop_max: int
     stall_timeout: float = STALL
+    overlay: bool = False
 
 
 class Evaluator:
@@ -44,13 +48,16 @@ class Evaluator:
     Args:
         agents: by name.
         interrupted: asked twice a second whether an evaluation should end.
+        transfers: between them, for what videos show.
 
     Attributes:
         scores: of what was evaluated: agent -> policy -> score.
     """
 
-    def __init__(self, agents: Mapping[str, Agent], interrupted: Callable[[], bool]) -> None:
-        self._agents, self._interrupted = agents, interrupted
+    def __init__(
+        self, agents: Mapping[str, Agent], interrupted: Callable[[], bool], transfers: Sequence[Transfer] = ()
+    ) -> None:
+        self._agents, self._interrupted, self._transfers = agents, interrupted, transfers
         self.scores: dict[str, dict[str, Score]] = {}
         self._noop_max: dict[str, int] = {}
 
@@ -98,5 +105,7 @@ class Evaluator:
     def record(self, job: EvaluationJob, folder: Path) -> str:
         """Records one sampled episode as a video below ``folder``; returns its path."""
         agent = self._agents[job.agent]
-        path = folder / VIDEOS / f"{job.agent}.mp4"
-        return save_episode(agent.network, with_noops(agent.env, job.noop_max), path, job.seed)
+        taught = [transfer for transfer in self._transfers if transfer.config.student == job.agent]
+        advice = Advice(self._agents, job.agent, taught) if job.overlay else None
+        env = with_noops(agent.env, job.noop_max)
+        return save_episode(agent.network, env, folder / VIDEOS, job.agent, job.seed, advice)

@@ -37,6 +37,7 @@ class RunLog:
         self.statistics: dict[str, float] = {}
         self._new: Episodes = {name: [] for name in names}  # since the last line, on this rank
         self._written_at = 0  # T of the last line
+        self._elapsed = 0.0  # seconds up to the last line, over all starts
         self._timed_at, self._timed_since = 0, time.perf_counter()  # from where the next line's speed counts
 
     def start(self, env_steps: int) -> None:
@@ -78,6 +79,8 @@ class RunLog:
             line[metric_names.EPISODES(name)] = self.num_episodes[name]
         line[metric_names.DECISIONS_PER_SECOND()] = (env_steps - self._timed_at) * len(self.episodes) / seconds
         line[metric_names.SECONDS()] = seconds
+        self._elapsed += seconds
+        line[metric_names.ELAPSED()] = self._elapsed
         self.latest = {**line, **self.meter.flush(), **self.statistics}
         self._written_at, self._timed_at, self._timed_since = env_steps, env_steps, now
         return self.latest
@@ -86,6 +89,7 @@ class RunLog:
         """Plain numbers and lists."""
         return {
             "written_at": self._written_at,
+            "elapsed": self._elapsed,
             "latest": dict(self.latest),
             "episodes": {k: [list(e) for e in v] for k, v in self.episodes.items()},
             "num_episodes": dict(self.num_episodes),
@@ -95,6 +99,7 @@ class RunLog:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self._written_at, self.latest = state["written_at"], dict(state["latest"])
+        self._elapsed = state.get("elapsed", 0.0)  # checkpoints of before have none
         self.num_episodes = dict(state["num_episodes"])
         for name in self.episodes:
             self.episodes[name].extend(Episode(*e) for e in state["episodes"][name])

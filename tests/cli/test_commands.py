@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import command_line
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import small_runs
@@ -21,10 +20,9 @@ from pytorch_lightning.loggers import CSVLogger
 from small_runs import BOTH, CHECKPOINT, metrics
 
 from cdrl_pl.envs import EnvConfig
-from cdrl_pl.evaluation import video
+from cdrl_pl.training import evaluator
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
-from cdrl_pl.types import Episode
 
 pytestmark = pytest.mark.slow
 
@@ -170,24 +168,24 @@ def test_predict_writes_a_video_of_every_agent_into_a_folder_of_its_own(run: Run
     fitted = run("fit", "--config", config, "--T_max=40")
     checkpoint = Path(fitted.trainer.log_dir or "") / "checkpoints" / "env_steps=40.ckpt"
     run("predict", "--config", config, "--ckpt_path", checkpoint)
-    video = cv2.VideoCapture(str(tmp_path / "runs" / "version_1" / "videos" / "pong.mp4"))
+    video = cv2.VideoCapture(str(tmp_path / "runs" / "version_1" / "videos" / "pong.webm"))
     frames = 0
     while video.read()[0]:
         frames += 1
-    assert frames == 7 and list(tmp_path.rglob("*.mp4")) == [tmp_path / "runs" / "version_1" / "videos" / "pong.mp4"]
+    assert frames == 7 and list(tmp_path.rglob("*.webm")) == [tmp_path / "runs" / "version_1" / "videos" / "pong.webm"]
 
 
 def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
-    def record(network: Any, env: Any, seed: int) -> Any:
-        seen.append((env.id, env.noop_max, seed))
-        return np.zeros((1, 8, 8, 3), np.uint8), Episode(0.0, 0)
+    def save(network: Any, env: Any, folder: Path, name: str, seed: int, advice: Any) -> str:
+        seen.append((env.id, env.noop_max, seed, advice))
+        return ""
 
-    monkeypatch.setattr(video, "record", record)
+    monkeypatch.setattr(evaluator, "save_episode", save)
     agents: Any = {"pong": SimpleNamespace(network=None, env=EnvConfig("Pong-2017"))}
     Evaluator(agents, lambda: False).record(EvaluationJob("pong", False, 1, seed=7, noop_max=12), tmp_path)
-    assert seen == [("ALE/Pong-v5", 12, 7)]
+    assert seen == [("ALE/Pong-v5", 12, 7, None)]
 
 
 def test_a_task_that_cannot_be_drawn_is_refused_before_anything_is_played(

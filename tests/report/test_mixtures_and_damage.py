@@ -87,25 +87,53 @@ DAMAGE = {
     "empty": b"",
     "half": None,
     "binary": bytes(range(128, 256)) * 4,
-    "a list": b"[1, 2]",
-    "a word": b"nothing",
+    "a list": b"[1, 2]\n",
+    "a word": b"nothing\n",
     "null": b"null\n",
 }
 
 
-FILES = ("version_0/metrics.csv", "scores.json", "version_0/config.yaml", "fingerprint.json")
+ACTIONS = "version_0/action_distributions.jsonl"
+FILES = (ACTIONS, "version_0/metrics.csv", "scores.json", "version_0/config.yaml", "fingerprint.json")
 READABLE = {  # a log that is being written, and configs that say less
     ("version_0/metrics.csv", "half"), ("version_0/config.yaml", "half"), ("version_0/config.yaml", "empty"),
-    ("version_0/config.yaml", "null"),
+    ("version_0/config.yaml", "null"), (ACTIONS, "empty"), (ACTIONS, "half"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "damage"), [(n, d) for n in FILES for d in DAMAGE if (n, d) not in READABLE])
 def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
     run = make_run(tmp_path / "run", score=19.0)
+    (run / ACTIONS).write_text('{"env_steps": 50, "b": {"NOOP": 0.5, "FIRE": 0.5}}\n')
     path, content = run / name, DAMAGE[damage]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2].rstrip(b"}\n ") if content is None else content)
+    assert os.path.basename(name) in refused(capsys, run)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (ACTIONS, '{"NOOP": 0.5, "FIRE": 0.5}', "0.5"),
+        (ACTIONS, "50", '"50"'),
+        ("version_0/metrics.csv", "\n50,", "\ninf,"),
+        ("version_0/config.yaml", "T1: 30", "T1: soon"),
+        ("version_0/config.yaml", "id: ALE/Bowling-v5", "id: 5"),
+        ("scores.json", '"greedy": {', '"other": {'),
+        ("scores.json", '"id": "ALE/Bowling-v5"', '"id": null'),
+        ("scores.json", '"repeat_action_probability": 0.25', '"repeat_action_probability": "x"'),
+        ("scores.json", '"noop_max": 30', '"noop_max": {}'),
+    ],
+)
+def test_a_file_that_says_something_else_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str
+) -> None:
+    """It is whole, and can be read; but not as what it should be."""
+    run = make_run(tmp_path / "run", score=19.0, taught=True)
+    (run / ACTIONS).write_text('{"env_steps": 50, "b": {"NOOP": 0.5, "FIRE": 0.5}}\n')
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new))
     assert os.path.basename(name) in refused(capsys, run)
 
 
