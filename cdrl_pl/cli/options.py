@@ -83,14 +83,13 @@ EPOCH = "an epoch is what lies between two log lines, model.log_every decisions,
 TRAINER = {  # what is said of the trainer's options that mean something else, or more, in this program
     "accelerator": "auto, cpu, gpu, cuda or mps",
     "callbacks": (
-        "callbacks by class path: Lightning's own, and callbacks.ActionDistributions, callbacks.AlignmentSchedule, "
-        "callbacks.CertificatedTeacher, callbacks.DistillationSchedule, callbacks.EnvStepsCheckpoint, "
-        "callbacks.Progress and callbacks.StoredAlignment; fit adds the ones that every training needs; "
-        "EarlyStopping and ModelCheckpoint look at an epoch's end, for the names of docs/reference.md"
+        "callbacks by class path: Lightning's own, and of cdrl_pl.callbacks ActionDistributions, AlignmentSchedule, "
+        "CertificatedTeacher, DistillationSchedule, EnvStepsCheckpoint, Progress and StoredAlignment; fit adds the "
+        "ones that every training needs; EarlyStopping and ModelCheckpoint watch the log's columns"
     ),
     "default_root_dir": "folder in which every run gets a folder of its own, version_N, whatever its loggers",
-    "enable_checkpointing": "false: no callbacks.EnvStepsCheckpoint",
-    "enable_progress_bar": "false: no callbacks.Progress; it gives way to a bar of Lightning's among the callbacks",
+    "enable_checkpointing": "false: no EnvStepsCheckpoint",
+    "enable_progress_bar": "false: no Progress; it gives way to a bar of Lightning's among the callbacks",
     "fast_dev_run": "true, or N: one batch or N, without logs and checkpoints; leaves no folder",
     "limit_predict_batches": "videos at most, or the share of them; each is of one agent",
     "limit_test_batches": "evaluations at most, or the share of them; each is of one agent, sampled or greedy",
@@ -110,7 +109,7 @@ TRAINER = {  # what is said of the trainer's options that mean something else, o
 NESTED = (
     "Options within an option, such as those of one agent's learner, are listed by their own help: "
     "--model.agents.learner.help, --model.transfers.weight.help, --data.pool.help; those of a callback by "
-    "--trainer.callbacks.help=callbacks.CertificatedTeacher."
+    "--trainer.callbacks.help=cdrl_pl.callbacks.CertificatedTeacher."
 )
 
 

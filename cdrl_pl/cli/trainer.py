@@ -33,11 +33,11 @@ DEFAULTS: dict[str, Any] = {
     "precision": fast_precision(),
 }
 CALLBACKS = {  # that every training has unless its config names one of the class: class path -> what switches it off
-    "callbacks.AlignmentSchedule": None,
-    "callbacks.DistillationSchedule": None,
-    "callbacks.ActionDistributions": None,
-    "callbacks.Progress": "enable_progress_bar",
-    "callbacks.EnvStepsCheckpoint": "enable_checkpointing",
+    "cdrl_pl.callbacks.AlignmentSchedule": None,
+    "cdrl_pl.callbacks.DistillationSchedule": None,
+    "cdrl_pl.callbacks.ActionDistributions": None,
+    "cdrl_pl.callbacks.Progress": "enable_progress_bar",
+    "cdrl_pl.callbacks.EnvStepsCheckpoint": "enable_checkpointing",
 }
 BARS = ("ProgressBar", "TQDMProgressBar", "RichProgressBar")  # of Lightning, in the place of callbacks.Progress
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # options of the trainer that must agree
