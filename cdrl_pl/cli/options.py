@@ -85,12 +85,11 @@ TRAINER = {  # what is said of the trainer's options that mean something else, o
     "callbacks": (
         "callbacks by class path: Lightning's own, and of cdrl_pl.callbacks ActionDistributions, AlignmentSchedule, "
         "CertificatedTeacher, DistillationSchedule, EnvStepsCheckpoint, Progress and StoredAlignment; fit adds the "
-        "ones that every training needs; EarlyStopping and ModelCheckpoint look at an epoch's end, for the names of "
-        "docs/reference.md"
+        "ones that every training needs; EarlyStopping and ModelCheckpoint watch the log's columns"
     ),
     "default_root_dir": "folder in which every run gets a folder of its own, version_N, whatever its loggers",
-    "enable_checkpointing": "false: no cdrl_pl.callbacks.EnvStepsCheckpoint",
-    "enable_progress_bar": "false: no cdrl_pl.callbacks.Progress; it gives way to a bar of Lightning's",
+    "enable_checkpointing": "false: no EnvStepsCheckpoint",
+    "enable_progress_bar": "false: no Progress; it gives way to a bar of Lightning's among the callbacks",
     "fast_dev_run": "true, or N: one batch or N, without logs and checkpoints; leaves no folder",
     "limit_predict_batches": "videos at most, or the share of them; each is of one agent",
     "limit_test_batches": "evaluations at most, or the share of them; each is of one agent, sampled or greedy",

@@ -310,11 +310,6 @@ class Collaboration(pl.LightningModule):
         self._optimizers.set_initial_rates()
         self.run_log.start(self.clock)
         self._show(self.run_log.latest)
-        if self.trainer.ckpt_path:
-            rank_zero_info(
-                "goes on from T = %d of %s in a folder of its own, %s; what was logged before is with that checkpoint",
-                self.clock, self.trainer.ckpt_path, self.run_folder,
-            )  # fmt: skip
         if self.clock >= self.T_max:
             rank_zero_info("nothing to do: T = %d has reached T_max = %d", self.clock, self.T_max)
             self.trainer.should_stop = True
@@ -362,10 +357,12 @@ class Collaboration(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder, and shows them."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.trainer.is_global_zero:
+            return
+        console = Console()
+        console.print(table(self.evaluator.scores))
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.evaluator.save(self.run_folder, self.env_steps)
-            console = Console()
-            console.print(table(self.evaluator.scores))
             console.print(Text(f"scores in {self.run_folder / SCORES}"), soft_wrap=True)
 
     def on_validation_epoch_end(self) -> None:

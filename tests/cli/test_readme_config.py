@@ -11,6 +11,7 @@ import pytest
 from command_line import REPOSITORY, Run
 from small_runs import metrics
 
+from callbacks.panel import PHASES
 from callbacks.progress import summary
 
 run, build = command_line.run, command_line.build
@@ -48,9 +49,9 @@ def test_it_aligns_from_T1_and_distils_from_T2(words: list[str], shown: Path, ru
     ended = run("fit", "--config", shown, *SHORT, "--data.pool.steps=10", *words)
     assert switched(ended) == {"aligning": {"pong-bowling": [40]}, "distilling": {"pong-bowling": [80]}}
     lines = metrics(Path(ended.trainer.log_dir or ""))
-    for column, since in (("alignment_kl/pong-bowling", 80), ("distillation_kl/pong-bowling", 120)):
+    for column, since in (("alignment_kl/pong-bowling", 80), ("distillation_weight/pong-bowling", 120)):
         assert [float(line["env_steps"]) for line in lines if line[column]] == list(range(since, 161, 40))
-    assert summary(ended.model).endswith("pong-bowling: distil")
+    assert summary(ended.model).endswith(f"pong-bowling: {PHASES['distil']}")
     (transfer,) = ended.model.transfers
     transfer.aligning = transfer.distilling = False
-    assert "distil" not in summary(ended.model)
+    assert PHASES["distil"] not in summary(ended.model)

@@ -211,7 +211,7 @@ import pytorch_lightning as pl
 
 class Tells(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
-        if index == 3 and str(trainer.global_rank) in os.environ["TELLS"]:
+        if module.policy_version == 3 and str(trainer.global_rank) in os.environ["TELLS"]:
             os.kill(os.getpid(), signal.SIGTERM)
 """
 

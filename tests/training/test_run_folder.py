@@ -134,15 +134,15 @@ def test_fault_34_runs_that_start_together_get_folders_of_their_own(tmp_path: Pa
 
 
 def test_a_resumed_run_says_where_the_first_half_of_its_curve_is(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = config(tmp_path, None)
+    """Also where a tracker has no folder."""
+    path = config(tmp_path, LOGGERS["without a folder"])
     run("fit", "--config", path)
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        run("fit", "--config", path, "--ckpt_path", "runs/version_0", "--T_max=60")
-    said = "goes on from T = 40 of runs/version_0/checkpoints/env_steps=40.ckpt in a folder of its own, runs/version_1"
-    assert said in caplog.text
+    run("fit", "--config", path, "--ckpt_path", "runs/version_0", "--T_max=60")
+    said = capsys.readouterr().err
+    assert "run folder: runs/version_1" in said and "goes on at T = 40 from runs/version_0/checkpoints" in said
+    assert f"its log until then is in {tmp_path / 'runs' / 'version_0'}" in said
 
 
 # From Python
