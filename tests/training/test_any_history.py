@@ -340,7 +340,7 @@ def saved(folder: Path) -> dict[int, Path]:
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=int(os.environ.get("CDRL_PL_HISTORIES", "4")),
+    max_examples=int(os.environ.get("CDRL_PL_HISTORIES", "20")),
     stateful_step_count=12,
     phases=[Phase.explicit, Phase.generate],  # to make a failing one shorter takes minutes
     suppress_health_check=list(HealthCheck),
