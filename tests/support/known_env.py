@@ -1,8 +1,8 @@
-"""An environment that shows which decision it is at: its episode's seed, and the step. Light, since workers import it."""
+"""An environment that shows which decision it is at: its episode's seed, and the step. Light: workers import it."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -64,7 +64,7 @@ def read(obs: Any) -> Decision:
     return Decision(int(high * HALF * HALF + low * HALF), int(step * FEW))
 
 
-@lru_cache(maxsize=None)
+@cache
 def episode_seed(entropy: tuple[int, ...], copies: int, copy: int, episode: int) -> int:
     """The seed of an episode, counted from 0, of one of a worker's copies.
 

@@ -1,8 +1,8 @@
 """Whatever happens to a run, in whatever order: a plain model of it says what it has come to.
 
-A history is drawn: runs that end in one way or another and go on from any checkpoint, with more decisions, other numbers
-of workers, agents and transfers named in another order, dead workers. The environment shows which decision it is at, so
-the model knows every episode that must be played, by its seed. ``CDRL_PL_HISTORIES=100`` draws more of them.
+A history is drawn: runs that end in one way or another and go on from any checkpoint, with more decisions, another
+number of workers, agents and transfers named in another order, dead workers. The environment shows which decision it is
+at, and the model knows every episode that must be played, by its seed. ``CDRL_PL_HISTORIES=100`` draws more of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +39,7 @@ BATCH = STEPS * COPIES  # decisions
 EVERY, KEEP, FAR = 30, 2, 200  # between checkpoints; how many are kept; where histories end
 NAMES, EDGES = ("alpha", "beta"), (("alpha", "beta"), ("beta", "alpha"))
 ENDS = ("T_max", "callback", "SIGTERM", "SIGINT", "waiting", "error")
+pytestmark = pytest.mark.slow
 HEALTH = ("time/", "workers/")  # names of metrics that depend on the machine
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 
@@ -99,15 +99,20 @@ class Fate(pl.Callback):
             elif self.end == "error":
                 raise RuntimeError("on purpose")
             elif self.end == "waiting":
-                tell_in_the_next_wait(module)
+                tell_in_the_next_wait(module, trainer.datamodule.pools["alpha"].worker_group.workers)
 
 
-def tell_in_the_next_wait(module: Collaboration) -> None:
-    receive = WorkerGroup.receive
+def tell_in_the_next_wait(module: Collaboration, workers: list[Any]) -> None:
+    """Where there are two, the first of them answers last, after the run was told."""
+    receive, late = WorkerGroup.receive, [worker.process.pid for worker in workers[:-1]]
+    for process in late:
+        os.kill(process, signal.SIGSTOP)
 
     def then_tell(group: WorkerGroup, timeout: float) -> bool:
         found = receive(group, timeout)
         module.stop_request.signal = signal.SIGTERM
+        while late:
+            os.kill(late.pop(), signal.SIGCONT)
         return found
 
     WorkerGroup.receive = then_tell  # type: ignore[method-assign]
@@ -281,8 +286,14 @@ class Histories(RuleBasedStateMachine):
         assert module.clock == model.env_steps and not fate.batches and saved(folder) == {}
 
     @precondition(lambda self: self.now[1].env_steps < FAR)
-    @rule(batches=st.integers(1, 4), end=st.sampled_from(ENDS), death=st.sampled_from((0, 0, 0, 1, 2)), which=st.integers(0, 3))
+    @rule(
+        batches=st.integers(1, 7),
+        end=st.sampled_from(ENDS),
+        death=st.sampled_from((0, 0, 1, 2)),
+        which=st.sampled_from((0, 0, 0, 1, 2, 3)),
+    )
     def train(self, batches: int, end: str, death: int, which: int) -> None:
+        """One run; of its workers, one may die after ``death`` batches."""
         resume, before = self.now
         setting = self._playable(before)
         at = before.env_steps + batches * BATCH
@@ -313,7 +324,7 @@ class Histories(RuleBasedStateMachine):
             assert [e.length for e in module.run_log.episodes[name]] == model.lengths[name][-module.run_log.window :]
 
         ended = [] if end == "error" else [model.env_steps]
-        every = [T for T in models if T % EVERY == 0 and (T < at or end != "error")]
+        every = [T for T in models if T % EVERY == 0 and (end != "error" or at > T)]
         files = saved(folder)
         assert sorted(files) == sorted({*every, *ended})[-KEEP:]
         self.kept += [(path, models[T]) for T, path in files.items()]
@@ -338,12 +349,27 @@ def saved(folder: Path) -> dict[int, Path]:
     return {int(path.stem.partition("=")[2]): path for path in folder.glob("checkpoints/*")}
 
 
+@pytest.mark.parametrize(
+    ("workers", "runs"),
+    [
+        (2, [(2, "waiting", 0), (2, "callback", 0)]),  # of a round that was interrupted, the second worker came first
+        (1, [(2, "SIGTERM", 1), (2, "SIGTERM", 1)]),  # a worker's replacement dies in the run after
+        (1, [(2, "SIGINT", 2), (2, "T_max", 0)]),  # a worker dies just before the last checkpoint
+    ],
+)
+def test_some_histories_that_are_seldom_drawn(workers: int, runs: list[tuple[int, str, int]]) -> None:
+    history = Histories()
+    history.begin(workers)
+    for batches, end, death in runs:
+        history.train(batches, end, death, 0)
+    history.teardown()
+
+
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=int(os.environ.get("CDRL_PL_HISTORIES", "20")),
-    stateful_step_count=12,
+    max_examples=int(os.environ.get("CDRL_PL_HISTORIES", "12")),
+    stateful_step_count=15,
     phases=[Phase.explicit, Phase.generate],  # to make a failing one shorter takes minutes
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
-TestHistories.pytestmark = [pytest.mark.slow]
