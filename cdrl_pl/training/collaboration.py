@@ -87,7 +87,7 @@ class Collaboration(pl.LightningModule):
         configs = [replace(transfer, **given) for transfer in transfers or []]
         self.preset = resolve_preset(preset, preset_overrides or PresetOverrides())
         check_graph(agents, configs, self.preset)
-        # The order in which a config names them decides nothing: neither first weights, nor seeds, nor who learns first.
+        # The order in which a config names them decides nothing: first weights, seeds, who learns first.
         agents, configs = dict(sorted(agents.items())), sorted(configs, key=lambda config: config.name)
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]

@@ -23,9 +23,9 @@ from graphs import TINY, fit, graph, played, spread, transfer
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from known_env import Decision, episode_seed, known, length, read
 from resuming import differences, plain
 
+from benchmarks.known_task import Decision, episode_seed, known, length, read
 from callbacks import EnvStepsCheckpoint
 from cdrl_pl.agents.student import LearnerConfig
 from cdrl_pl.checks import ConfigError
