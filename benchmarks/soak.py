@@ -94,7 +94,7 @@ class Part:
 
     def growth(self) -> tuple[float, int, int]:
         """From the first half of the part to the second: MB (medians), descriptors and threads (least numbers)."""
-        settled = self.samples[len(self.samples) // 5 :]
+        settled = self.samples[len(self.samples) // 5 : -10]  # its end is left out, too
         halves = settled[: len(settled) // 2], settled[len(settled) // 2 :]
         if not all(halves):
             return 0.0, 0, 0

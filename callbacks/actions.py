@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.storage.atomic import named
 from cdrl_pl.training.collaboration import Collaboration
 
 
@@ -50,7 +51,7 @@ class ActionDistributions(pl.Callback):
         line = {"env_steps": int(module.run_log.latest.get(metric_names.ENV_STEPS(), 0)), **distributions(module)}
         if trainer.is_global_zero and len(line) > 1:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
+            with named(path), path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
     def state_dict(self) -> dict[str, Any]:

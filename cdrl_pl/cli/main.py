@@ -23,7 +23,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, r
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.agents.certificate import CERTIFICATE
 from cdrl_pl.checks import SEEDS, ConfigError, is_seed, whole
@@ -36,7 +35,7 @@ from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
 from cdrl_pl.system.hardware import fast_precision
-from cdrl_pl.system.stop import Stopped
+from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 
@@ -372,7 +371,7 @@ def _restored() -> Iterator[None]:
     handlers = [h for name in ("lightning_fabric", "pytorch_lightning") for h in logging.getLogger(name).handlers]
     level = own.level
     main = threading.current_thread() is threading.main_thread()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    signals = {number: signal.getsignal(number) for number in SIGNALS if main}
     with warnings.catch_warnings():
         own.setLevel(logging.INFO)
         for noise in QUIET:
@@ -401,13 +400,11 @@ def run(arguments: list[str]) -> CLI:
 
     Raises:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
-            was ended by SIGTERM.
+            was ended by SIGTERM, 130 by Ctrl-C; 1 where the disk is full.
     """
     with _restored():
         sys.argv = [*sys.argv[:1], *arguments]  # what a refusal is about
+        end_at_once_when_told()
         show_nested_help(arguments)
         sys.argv = [*sys.argv[:1], *expand(arguments)]
-        try:
-            return CLI()
-        except SIGTERMException:  # it came before learning began
-            raise SystemExit(143) from None
+        return CLI()

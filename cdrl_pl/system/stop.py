@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Stopped(BaseException):
     """What waits or evaluates was told to end. (No ``Exception``: no handler of errors may take it for one.)"""
+
+
+def end_at_once_when_told() -> None:
+    """Until a ``StopRequest`` takes the signals: who is told to end says so and ends, with 143 or 130.
+
+    Nothing is under way that would have to be saved. Only a process's main thread can take signals.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"told to end by {signal.Signals(number).name} before it began: nothing is lost\n".encode())
+    raise SystemExit(128 + number)
 
 
 class StopRequest:
@@ -34,7 +52,7 @@ class StopRequest:
     def install(self) -> None:
         """Takes the signals from now on; only a process's main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

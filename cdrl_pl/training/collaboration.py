@@ -24,7 +24,7 @@ from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
 from cdrl_pl.training.optimizers import Optimizers
 from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
-from cdrl_pl.training.run_log import Episodes, RunLog
+from cdrl_pl.training.run_log import Episodes, RunLog, write
 from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
@@ -254,8 +254,7 @@ class Collaboration(pl.LightningModule):
 
     def _log(self) -> None:
         if line := self.run_log.line(self.clock, self._gather):
-            for logger in self.loggers:
-                logger.log_metrics(line, step=self.clock)
+            write(self.loggers, line, self.clock)
             self._optimizers.check(line)
 
     def _gather(self, own: Episodes) -> Episodes:

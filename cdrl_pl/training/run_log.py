@@ -5,13 +5,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from cdrl_pl import metric_names
+from cdrl_pl.storage.atomic import named
 from cdrl_pl.training.meter import Meter
 from cdrl_pl.types import Episode
 
 Episodes = dict[str, list[Episode]]
+FILES = {"CSVLogger": "metrics.csv", "TensorBoardLogger": "events.out.tfevents"}  # that loggers write in their folders
+
+
+def write(loggers: Iterable[Any], line: dict[str, float], env_steps: int) -> None:
+    """Gives a line to every logger.
+
+    Raises:
+        OSError: one cannot be written; names the file.
+    """
+    for logger in loggers:
+        with named(Path(logger.log_dir or logger.save_dir or "") / FILES.get(type(logger).__name__, "")):
+            logger.log_metrics(line, step=env_steps)
 
 
 class RunLog:

@@ -224,6 +224,59 @@ def test_fault_09_sigterm_while_testing_is_143(tmp_path: Path, group: bool) -> N
     assert "Traceback" not in (tmp_path / "errors").read_text()
 
 
+WAITING = """
+import time
+
+import pytorch_lightning as pl
+
+
+class Waiting(pl.Callback):
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.wait)
+
+    def wait(self, *_, **__):
+        print("under way", flush=True)
+        time.sleep(60)
+"""
+TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def takes_signals(process: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
+    caught = next(
+        line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigCgt")
+    )
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("number", TOLD, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", ["imports", "setup", "on_fit_start"])
+def test_fault_09_who_is_told_to_end_while_it_starts_ends_at_once(
+    tmp_path: Path, phase: str, number: signal.Signals
+) -> None:
+    """While torch is imported; before Lightning takes signals; and after, before learning begins."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    callbacks = [] if phase == "imports" else [callback("waiting.Waiting", hook=phase)]
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", tiny(*callbacks)))]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        if phase == "imports":
+            while not takes_signals(process.pid):
+                time.sleep(0.001)
+        else:
+            assert process.stdout.readline() == "under way\n"
+        os.killpg(process.pid, number)
+        assert process.wait(30) == TOLD[number]
+    finally:
+        process.kill()
+    said = [line for line in (tmp_path / "errors").read_text().splitlines() if number.name in line or "Error" in line]
+    assert said == [f"told to end by {number.name} before it began: nothing is lost"]
+
+
 def test_what_lightning_would_resume_under_slurm_is_no_other_runs(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "hpc_ckpt_1.ckpt").write_text("of another job")
