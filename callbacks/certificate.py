@@ -128,6 +128,7 @@ class CertificatedTeacher(pl.Callback):
                 seed,
                 interrupted=lambda: module.stop_request.requested,
                 processes=evaluation_processes(self.episodes),
+                stall_timeout=data.pool.stall_timeout,
             )
             for greedy in (False, True)
         }

@@ -7,7 +7,13 @@ import signal
 import threading
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is how Slurm's --signal is mostly used
+
+
+def ignore_signals() -> None:
+    """For workers: a batch system tells every process of a job, a terminal too; the trainer ends its own."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Stopped(BaseException):
@@ -15,7 +21,7 @@ class Stopped(BaseException):
 
 
 def end_at_once_when_told() -> None:
-    """Until a ``StopRequest`` takes the signals: who is told to end says so and ends, with 143 or 130.
+    """Until a ``StopRequest`` takes the signals: who is told to end says so and ends, as a shell has it.
 
     Nothing is under way that would have to be saved. Only a process's main thread can take signals.
     """
@@ -30,7 +36,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """The request of SIGTERM, or Ctrl-C, that this process end.
+    """The request of SIGTERM, SIGUSR1 or Ctrl-C that this process end.
 
     Learning ends at the next batch's boundary, waiting and evaluations at once. A second Ctrl-C interrupts whatever is
     done.
@@ -46,7 +52,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it for a process that the signal ended: 143 after SIGTERM, 130 after Ctrl-C; else 0."""
+        """As a shell gives it after a signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after USR1; else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def install(self) -> None:

@@ -24,7 +24,7 @@ from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
 from cdrl_pl.training.optimizers import Optimizers
 from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
-from cdrl_pl.training.run_log import Episodes, RunLog, write
+from cdrl_pl.training.run_log import Episodes, LastLine, RunLog, write
 from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
@@ -193,9 +193,9 @@ class Collaboration(pl.LightningModule):
             self.run_log.meter.add(metric_names.POLICY_LAG(name), float(rollout.policy_lag))
         self.policy_version += 1
         if self.run_log.due(self.clock):
-            self._log()
+            self.log_line()
         if self.clock >= self.T_max:
-            self._log()
+            self.log_line()
             self.trainer.should_stop = True
 
     def _over_ranks(self, decisions: dict[str, int]) -> dict[str, int]:
@@ -220,7 +220,7 @@ class Collaboration(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """However a run ends, its last line is written."""
-        self._log()
+        self.log_line()
 
     def _learn(self, name: str, rollout: Rollout) -> None:
         """Every active teacher reads the rollout once; then the agent is updated on its copies, some at a time."""
@@ -252,7 +252,12 @@ class Collaboration(pl.LightningModule):
             rank_zero_info("nothing to do: T = %d has reached T_max = %d", self.clock, self.T_max)
             self.trainer.should_stop = True
 
-    def _log(self) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Where a run ends by an exception, its last line is written, too."""
+        return [LastLine()]
+
+    def log_line(self) -> None:
+        """Writes the next line, where T has passed since the last one."""
         if line := self.run_log.line(self.clock, self._gather):
             write(self.loggers, line, self.clock)
             self._optimizers.check(line)

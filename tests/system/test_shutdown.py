@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from command_line import MODULE, REPOSITORY, call, callback, environment, tiny, write
 
 pytestmark = pytest.mark.slow
@@ -222,6 +223,46 @@ def test_fault_09_sigterm_while_testing_is_143(tmp_path: Path, group: bool) -> N
         finally:
             process.kill()
     assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
+def test_fault_09_sigterm_while_a_teacher_is_evaluated_is_143_and_it_begins_again(tmp_path: Path, group: bool) -> None:
+    """The evaluation gets stuck in its 31st step; training has played ten at most."""
+    marker, teacher = (
+        tmp_path / "stuck",
+        callback("callbacks.CertificatedTeacher", agent="beta", threshold=-1, window=1),
+    )
+    config = tiny(callback("callbacks.EnvStepsCheckpoint"), teacher)
+    network = {"trunk": "mlp", "depth": 1, "hidden": 8, "lstm": 0}
+    config["model"]["agents"] = {"beta": {"env": {"id": "toy_envs:SlowToy-v0"}, "network": network}}
+    config["data"]["pool"] = {"workers": 1, "copies": 1, "steps": 5}
+    paths = environment(PYTHONPATH=str(REPOSITORY / "tests" / "support"), SLOW_MARKER=str(marker))
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config)), "--T_max=1000"]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, env=paths, start_new_session=True, stderr=errors, text=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            told(process, group)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    said, (saved,) = (tmp_path / "errors").read_text(), tmp_path.rglob("env_steps=*.ckpt")
+    assert "the evaluation of beta was told to end; it begins again on resume" in said and "Traceback" not in said
+    assert not list(tmp_path.rglob("certificate.json"))
+    state = torch.load(saved, weights_only=False)["callbacks"]
+    assert next(v["begun"] for k, v in state.items() if "CertificatedTeacher" in k) is not None
+
+
+def test_fault_09_slurms_usr1_saves_and_ends_with_138(start: Start) -> None:
+    """``--signal=USR1@90`` sends it to every process of the job."""
+    run = start()
+    members = run.wait_until_under_way()
+    os.killpg(run.process.pid, signal.SIGUSR1)
+    assert run.process.wait(60) == 138
+    run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
 
 
 WAITING = """

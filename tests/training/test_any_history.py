@@ -36,7 +36,7 @@ from cdrl_pl.training.graph import AgentConfig
 
 SEED, STEPS, COPIES = 5, 5, 2
 BATCH = STEPS * COPIES  # decisions
-EVERY, KEEP, FAR = 30, 2, 200  # between checkpoints; how many are kept; where histories end
+EVERY, KEEP, FAR = 30, 2, 160  # between checkpoints; how many are kept; where histories end
 NAMES, EDGES = ("alpha", "beta"), (("alpha", "beta"), ("beta", "alpha"))
 ENDS = ("T_max", "callback", "SIGTERM", "SIGINT", "waiting", "error")
 pytestmark = pytest.mark.slow
@@ -160,7 +160,7 @@ def uninterrupted(workers: int) -> dict[int, Any]:
     """Where a run stands at every T that nothing happens to."""
     with tempfile.TemporaryDirectory() as folder:
         fate = Fate()
-        trained(Path(folder), Setting(workers), fate, FAR + 2 * BATCH, None)
+        trained(Path(folder), Setting(workers), fate, FAR + 8 * BATCH, None)
         return fate.stands
 
 
