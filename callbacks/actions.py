@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.evaluation.bars import Bars, draw_bars
+from cdrl_pl.storage.atomic import named
 from cdrl_pl.training.board import show
 from cdrl_pl.training.collaboration import Collaboration
 
@@ -57,7 +58,7 @@ class ActionDistributions(pl.Callback):
         writes = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if (policies := distributions(module)) and writes:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
+            with named(path), path.open("a") as file:
                 file.write(json.dumps({"env_steps": env_steps, **policies}) + "\n")
             groups = [Bars(name, list(said), np.array([*said.values()])) for name, said in policies.items()]
             show(module, "action distributions", draw_bars(groups, WIDTH, 0), env_steps)

@@ -188,6 +188,7 @@ class CertificatedTeacher(pl.Callback):
                 interrupted=lambda: module.stop_request.requested,
                 processes=evaluation_processes(episodes),
                 progress=display.update,
+                stall_timeout=trainer.datamodule.pool.stall_timeout,  # type: ignore[attr-defined]
             )
 
     def state_dict(self) -> dict[str, Any]:

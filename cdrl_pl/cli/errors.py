@@ -19,6 +19,7 @@ from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli import options
 from cdrl_pl.cli.options import ELSEWHERE, PROGRAM, SHORT
 from cdrl_pl.spelling import nearest
+from cdrl_pl.storage.atomic import disk_full
 
 DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
 # Options that have been renamed, by the last parts of their names: configs of version 0.1 may have the old ones.
@@ -151,7 +152,7 @@ def _shorten(message: str) -> str:
 
 @contextmanager
 def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Ends the program with one paragraph where a setting cannot be; what is a fault keeps its traceback.
+    """Ends the program with one paragraph where a setting cannot be, or the disk is full; a fault keeps its traceback.
 
     Args:
         under_way: whether the run has begun: from then on, a file that cannot be used is no setting.
@@ -163,7 +164,12 @@ def clean_errors(under_way: Callable[[], bool] = lambda: False) -> Iterator[None
             raise
         refuse(_shorten(str(error)))
     except OSError as error:
-        if os.environ.get(DEBUG) or under_way():
+        if os.environ.get(DEBUG):
+            raise
+        if full := disk_full(error):
+            sys.stderr.write(f"error: {full}\n")
+            raise SystemExit(1) from None
+        if under_way():
             raise
         refuse(_shorten(str(error)))
     except (RuntimeError, UnpicklingError, EOFError) as error:

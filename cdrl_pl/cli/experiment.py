@@ -14,6 +14,7 @@ from cdrl_pl.cli.options import OptionParser
 from cdrl_pl.experiment.driver import Driver
 from cdrl_pl.experiment.plan import read_experiment
 from cdrl_pl.experiment.run import COMMAND
+from cdrl_pl.storage.atomic import disk_full
 
 ABOUT = """\
 Runs what is missing of an experiment: every arm with every seed, seed by seed, each run as a process of its own in
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     except KeyboardInterrupt:
         driver.display.say("interrupted; the same command goes on")
         return 130
+    except OSError as error:
+        if not (full := disk_full(error)):
+            raise
+        driver.display.say(f"error: {full}")
+        return 1
     finally:
         driver.close()
     driver.display.say(f"{len(driver.runs) - len(failed)} of {len(driver.runs)} runs done")

@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cdrl_pl.agents.certificate import CERTIFICATE
 from cdrl_pl.checks import SEEDS, is_seed, whole
@@ -30,7 +29,7 @@ from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
 from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
-from cdrl_pl.system.stop import Stopped
+from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 from cdrl_pl.training.trainer_options import check_trainer_options
@@ -273,7 +272,7 @@ def _restored() -> Iterator[None]:
     quiet = _Quiet()
     handlers = [h for name in ("lightning_fabric", "pytorch_lightning") for h in logging.getLogger(name).handlers]
     main = threading.current_thread() is threading.main_thread()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    signals = {number: signal.getsignal(number) for number in SIGNALS if main}
     with warnings.catch_warnings():
         for noise in QUIET:
             warnings.filterwarnings("ignore", message=noise)
@@ -300,13 +299,11 @@ def run(arguments: list[str]) -> CLI:
 
     Raises:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
-            was ended by SIGTERM.
+            was ended by SIGTERM, 130 by Ctrl-C; 1 where the disk is full.
     """
     with _restored():
         sys.argv = [*sys.argv[:1], *arguments]  # what a refusal is about
+        end_at_once_when_told()
         show_nested_help(arguments)
         sys.argv = [*sys.argv[:1], *expand(arguments)]
-        try:
-            return CLI()
-        except SIGTERMException:  # it came before learning began
-            raise SystemExit(143) from None
+        return CLI()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from cdrl_pl.envs.atari import AtariGame
@@ -41,6 +43,8 @@ def make_game(config: EnvConfig, seed: int, render: bool = False) -> Game:
 def describe(config: EnvConfig) -> EnvSpec:
     """The task's spec, found by making it once; raises as ``make_game``."""
     game = make_game(config, seed=0)
+    if doubt := getattr(game, "doubt", ""):
+        warnings.warn(doubt, stacklevel=2)
     try:
         return game.spec
     finally:

@@ -11,6 +11,7 @@ from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
 from cdrl_pl.envs.games import Array, check_crop, chosen_actions, number, resize
 
 USUAL_SPEED = 30  # decisions per second of a game that does not say its own
+SMALL = 16  # pixels: images of fewer rows or columns are seldom pictures
 
 
 class GymGame:
@@ -52,11 +53,17 @@ class GymGame:
         names = list(getattr(self._env.unwrapped, "get_action_meanings", list)())
         if len(names) != count:  # the space decides how many actions there are; a wrapper may have changed it
             names = [str(i) for i in range(count)]
+        self.doubt = ""  # what may be wrong with the task; empty: nothing
         self._actions = chosen_actions(config, range(int(actions.start), int(actions.start) + count))
         self._image = len(space.shape) >= 2 and space.dtype == np.uint8
         if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
             raise EnvError(
                 f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
+            )
+        if self._image and min(space.shape[:2]) < SMALL:
+            self.doubt = (
+                f"env.id {config.id!r} has images of {space.shape[0]} x {space.shape[1]} pixels: where their numbers "
+                "are codes of things, and no colours, making them grey mixes codes up; wrap it so that it gives vectors"
             )
         if self._image:
             check_crop(config, space.shape[0])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cdrl_pl.experiment.display import Display
 from cdrl_pl.experiment.folder import EXPERIMENT, FINGERPRINT, LOCK, lock
 from cdrl_pl.experiment.plan import Arm, Experiment, ExperimentError
 from cdrl_pl.experiment.run import COMMAND, Run, environment
-from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, fingerprint
+from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, content_hash, fingerprint, stored_files
 
 SET_ASIDE = "set_aside"
 # What no config of an arm may say, whichever file says it: (section, option).
@@ -59,14 +60,28 @@ class Driver:
         self.display = Display(experiment)
         self.runs = [Run(experiment, arm, seed, command) for seed in experiment.seeds for arm in experiment.arms]
         self.display.say(f"{experiment.name}: reading {len(experiment.arms)} arms")
+        self._contents: dict[str, dict[Path, str | None]] = {}  # by arm: of the files that its runs are made of
         self.fingerprints = {arm.name: self._fingerprint(arm) for arm in experiment.arms}
         self._refuse_mixtures(set_aside)
         shutil.copyfile(source, experiment.folder / EXPERIMENT)
 
     def _fingerprint(self, arm: Arm) -> Fingerprint:
+        contents = {path: content_hash(path) for path in map(Path, arm.config)}
         config = resolved_config([*self.command, "fit", *self.experiment.options(arm), "--print_config"], arm.name)
         check_fair(self.experiment, arm, config)
+        self._contents[arm.name] = contents | {path: content_hash(path) for path in stored_files(config)}
+        if changed := self._changed_file(arm):
+            raise ExperimentError(f"arms.{arm.name}: {changed} was changed while it was read; run the experiment again")
         return fingerprint(config)
+
+    def _changed_file(self, arm: Arm) -> str:
+        """The first file that the arm's runs are made of and that was changed since it was read; empty: none."""
+        contents = self._contents[arm.name].items()
+        return next((str(path) for path, content in contents if content_hash(path) != content), "")
+
+    def _changed(self, arm: Arm) -> str:
+        """What is no longer as the arm's fingerprint says: a file, or the code; empty: nothing."""
+        return "the code" if code_hash() != self.fingerprints[arm.name].code else self._changed_file(arm)
 
     def _refuse_mixtures(self, set_aside: bool) -> None:
         """No arm gets results of different code, configs or versions."""
@@ -123,10 +138,11 @@ class Driver:
         return [run for run in self.runs if run.state == "failed"]
 
     def _start(self, run: Run) -> Run:
+        run.changed = partial(self._changed, run.arm)
         if run.folder.scores() is not None:
             run.state = "done"
-        elif code_hash() != self.fingerprints[run.arm.name].code:
-            run.state, run.reason = "failed", "the code was changed while the experiment ran; it was not started"
+        elif changed := run.changed():
+            run.state, run.reason = "failed", f"{changed} was changed while the experiment ran; it was not started"
         else:
             run.start(self.fingerprints[run.arm.name])
             self.display.started(run)

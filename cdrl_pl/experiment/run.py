@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Run:
         process: the one under way; null where there is none.
         started_at: when, in seconds of the monotonic clock.
         resumed_from: decisions of the checkpoint that it went on from; 0 where it began anew.
+        changed: names what it is made of and was changed since the experiment began; empty: nothing was.
     """
 
     experiment: Experiment
@@ -59,6 +60,7 @@ class Run:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = field(default_factory=time.monotonic)
     resumed_from: int = 0
+    changed: Callable[[], str] = str
     _lock: int | None = None
 
     @property
@@ -98,6 +100,10 @@ class Run:
         if self.state == "training" and self._trained() is None:
             found = self.folder.newest_checkpoint()
             return self._end("failed", f"it ended at T = {found[1] if found else 0:,}, before T_max")
+        if changed := self.changed():
+            return self._end(
+                "failed", f"{changed} was changed while it was {self.state}; change it back, or begin anew"
+            )
         if self.state == "evaluating" and (wrong := self._take_scores()):
             return self._end("failed", wrong)
         self._next()

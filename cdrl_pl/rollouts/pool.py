@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig, EnvSpec
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
@@ -57,6 +58,7 @@ class Pool:
     ) -> None:
         self.name, self.config, self._seed = name, config, seed
         self._count = config.workers or workers_per_agent(1, 1)
+        self._size = {"workers": self._count, "copies": config.copies, "steps": config.steps}
         context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
             context.set_forkserver_preload(PRELOAD)
@@ -197,6 +199,7 @@ class Pool:
         if self.config.deterministic and self.worker_group.workers:
             snapshots = self.worker_group.snapshots()  # once they have played what they were told to
             self._sort_ready()  # in a round that was interrupted they came in any order
+            state["size"] = dict(self._size)
             state["generations"] = [w.generation for w in self.worker_group.workers]
             state["workers"] = [_to_tensors(snapshot) for snapshot in snapshots]
             state["ready"] = [
@@ -208,19 +211,24 @@ class Pool:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """To be called before ``start``."""
+        """To be called before ``start``.
+
+        Raises:
+            ConfigError: a deterministic run would go on with another number of workers, copies or steps.
+        """
         exact = self.config.deterministic and "workers" in state
+        for option, before in (state["size"] if exact else {}).items():
+            if (now := self._size[option]) != before:
+                raise ConfigError(
+                    f"pool.{option} is {now}, in the checkpoint of {self.name} it was {before}; a deterministic run "
+                    "goes on only with as many"
+                )
         self.epoch, self.version = state["epoch"] + (not exact), state["version"]
         self._resume = state
 
     def _restore(self, state: dict[str, Any]) -> None:
         if not self.config.deterministic or "workers" not in state:
             return
-        if len(state["workers"]) != self._count:
-            raise ValueError(
-                f"the checkpoint of {self.name} was played by {len(state['workers'])} workers, pool.workers is "
-                f"{self._count}; a deterministic run goes on only with as many"
-            )
         self.worker_group.restore([_to_arrays(snapshot) for snapshot in state["workers"]], state["generations"])
         for entry in state["ready"]:
             slot, version, play_seconds, wait_seconds = entry["played"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 import traceback
@@ -18,6 +17,7 @@ from cdrl_pl.rollouts.actor import Actor, LocalActor
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.system.hardware import use_one_thread
 from cdrl_pl.system.processes import Failure, die_with_the_trainer
+from cdrl_pl.system.stop import ignore_signals
 from cdrl_pl.types import Episode
 
 Array = np.ndarray[Any, Any]
@@ -107,8 +107,7 @@ class EnvironmentLoop:
 
 def worker_main(config: WorkerConfig, connection: Connection) -> None:
     """The process: answers commands until told to close, or until the trainer is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle; it then closes its workers
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to all; the trainer ends its own
+    ignore_signals()
     threading.Thread(target=die_with_the_trainer, daemon=True).start()  # holds even where a game hangs
     use_one_thread()
     try:

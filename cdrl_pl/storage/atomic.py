@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ import yaml
 from cdrl_pl.checks import ConfigError
 
 Content = TypeVar("Content")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota of it, the most that one file may have
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -23,10 +26,33 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: it cannot be written; names ``path``. The old file is then untouched.
     """
-    try:
+    with named(path):
         _write(path, content)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives what cannot be written the name of its file: a full disk says none, and a temporary file another.
+
+    Raises:
+        OSError: what was raised inside, with ``path``.
+    """
+    try:
+        yield
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def disk_full(error: BaseException | None) -> str:
+    """What to say where an error, or one that it was raised from, is of a full disk; empty: none is."""
+    found: list[OSError] = []
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            found.append(error)
+        error = error.__cause__ or error.__context__
+    files = [part.filename for part in found if part.filename]
+    where = f": {files[0]}" if files else ""
+    return f"{found[0].strerror}{where}; make room, and start it again: what was saved before is whole" if found else ""
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:

@@ -80,16 +80,27 @@ def config_hash(config: dict[str, Any]) -> str:
         config.pop(key, None)
     config.get("trainer", {}).pop("default_root_dir", None)
     (config.get("data") or {}).pop("seed", None)
-    for agent in config.get("model", {}).get("agents", {}).values():
-        if folder := agent.get("certificate"):
-            agent["certificate"] = _content(Path(folder) / "certificate.json") or folder
-    for transfer in config.get("model", {}).get("transfers") or []:
-        if file := (transfer.get("alignment") or {}).get("file"):
-            transfer["alignment"]["file"] = _content(Path(file)) or file
+    for place, key, path in _stored(config):
+        place[key] = content_hash(path) or place[key]
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _content(path: Path) -> str | None:
+def _stored(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Path]]:
+    """What a resolved config names that is stored in files: where it does, and the file."""
+    for agent in config.get("model", {}).get("agents", {}).values():
+        if folder := agent.get("certificate"):
+            yield agent, "certificate", Path(folder) / "certificate.json"
+    for transfer in config.get("model", {}).get("transfers") or []:
+        if file := (transfer.get("alignment") or {}).get("file"):
+            yield transfer["alignment"], "file", Path(file)
+
+
+def stored_files(config: dict[str, Any]) -> list[Path]:
+    """The certificates and alignments that a resolved config names, each of which has the SHA-256 of its weights."""
+    return [path for _, _, path in _stored(config)]
+
+
+def content_hash(path: Path) -> str | None:
     """SHA-256 of a file; None where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 

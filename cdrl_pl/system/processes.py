@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
-import signal
 import threading
 import time
 import traceback
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from cdrl_pl.system.fork_server import start_fork_server
 from cdrl_pl.system.hardware import use_one_thread
 from cdrl_pl.system.main_module import main_kept_out
-from cdrl_pl.system.stop import Stopped
+from cdrl_pl.system.stop import Stopped, ignore_signals
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -134,8 +133,7 @@ def in_processes(
 
 
 def _main(function: Callable[[Any, Tick], Any], job: Any, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to all; the trainer ends its own
+    ignore_signals()
     threading.Thread(target=die_with_the_trainer, daemon=True).start()
     use_one_thread()
     with suppress(ConnectionError):  # the trainer has left

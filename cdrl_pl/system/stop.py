@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is how Slurm's --signal is mostly used
+
+
+def ignore_signals() -> None:
+    """For workers: a batch system tells every process of a job, a terminal too; the trainer ends its own."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Stopped(BaseException):
     """What waits or evaluates was told to end. (No ``Exception``: no handler of errors may take it for one.)"""
 
 
+def end_at_once_when_told() -> None:
+    """Until a ``StopRequest`` takes the signals: who is told to end says so and ends, as a shell has it.
+
+    Nothing is under way that would have to be saved. Only a process's main thread can take signals.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"told to end by {signal.Signals(number).name} before it began: nothing is lost\n".encode())
+    raise SystemExit(128 + number)
+
+
 class StopRequest:
-    """The request of SIGTERM, or Ctrl-C, that this process end.
+    """The request of SIGTERM, SIGUSR1 or Ctrl-C that this process end.
 
     Learning ends at the next batch's boundary, waiting and evaluations at once. A second Ctrl-C interrupts whatever is
     done.
@@ -28,13 +52,13 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it for a process that the signal ended: 143 after SIGTERM, 130 after Ctrl-C; else 0."""
+        """As a shell gives it after a signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after USR1; else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def install(self) -> None:
         """Takes the signals from now on; only a process's main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -32,7 +32,7 @@ from cdrl_pl.training.monitors import check_monitored, check_monitors, names, wa
 from cdrl_pl.training.optimizers import Optimizers
 from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
 from cdrl_pl.training.run_folder import run_folder
-from cdrl_pl.training.run_log import Episodes, RunLog
+from cdrl_pl.training.run_log import Episodes, LastLine, RunLog, write
 from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.trainer_options import check_trainer
 from cdrl_pl.training.update import Taught, Update
@@ -105,6 +105,8 @@ class Collaboration(pl.LightningModule):
             "agents": {name: asdict(config) for name, config in agents.items()},
             "transfers": {config.name: asdict(config) for config in configs},
         }
+        # The order in which a config names them decides nothing: first weights, seeds, who learns first.
+        agents, configs = dict(sorted(agents.items())), sorted(configs, key=lambda config: config.name)
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]
         self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
@@ -133,7 +135,7 @@ class Collaboration(pl.LightningModule):
 
     @property
     def transfers(self) -> list[Transfer]:
-        """Every transfer, in the config's order."""
+        """Every transfer, in the order of their names."""
         return list(self._transfers.values())  # type: ignore[arg-type]
 
     @property
@@ -218,10 +220,10 @@ class Collaboration(pl.LightningModule):
         self.policy_version += 1
         counted = isinstance(self.trainer.limit_train_batches, int)  # an epoch's batches, and not its decisions
         if self.run_log.due(self.clock):
-            self._log()
+            self.log_line()
             self.epoch_over = not counted
         if self.clock >= self.T_max or (counted and self.trainer.is_last_batch):
-            self._log()
+            self.log_line()
         if self.clock >= self.T_max:
             self.trainer.should_stop = True
 
@@ -251,7 +253,7 @@ class Collaboration(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """However an epoch ends, or the run, its last line is written; then callbacks look at what was logged."""
-        self._log()
+        self.log_line()
         check_monitored(self.trainer, self._names())
 
     def on_train_end(self) -> None:
@@ -314,12 +316,16 @@ class Collaboration(pl.LightningModule):
             rank_zero_info("nothing to do: T = %d has reached T_max = %d", self.clock, self.T_max)
             self.trainer.should_stop = True
 
-    def _log(self) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Where a run ends by an exception, its last line is written, too."""
+        return [LastLine()]
+
+    def log_line(self) -> None:
+        """Writes the next line, where T has passed since the last one."""
         for name, phase in self.phases().items():
             self.run_log.statistics[metric_names.PHASE(name)] = metric_names.PHASES.index(phase)
         if line := self.run_log.line(self.clock, self._gather):
-            for logger in self.loggers:
-                logger.log_metrics(line, step=self.clock)
+            write(self.loggers, line, self.clock)
             self._show(line)
             self._optimizers.check(line)
 

@@ -5,13 +5,48 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+
 from cdrl_pl import metric_names
+from cdrl_pl.storage.atomic import named
 from cdrl_pl.training.meter import Meter
 from cdrl_pl.types import Episode
 
 Episodes = dict[str, list[Episode]]
+FILES = {
+    "CSVLogger": "metrics.csv",
+    "TensorBoardLogger": "events.out.tfevents",
+    "Board": "events.out.tfevents",
+}  # that loggers write in their folders
+
+
+def write(loggers: Iterable[Any], line: dict[str, float], env_steps: int) -> None:
+    """Gives a line to every logger.
+
+    Raises:
+        OSError: one cannot be written; names the file.
+    """
+    for logger in loggers:
+        with named(Path(logger.log_dir or logger.save_dir or "") / FILES.get(type(logger).__name__, "")):
+            logger.log_metrics(line, step=env_steps)
+
+
+class LastLine(pl.Callback):
+    """Writes the last line of a run that failed, or was told to end while it waited; one rank cannot do so alone."""
+
+    began = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """From here on there is something to write."""
+        self.began = True
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Before a checkpoint of the end is saved."""
+        if self.began and trainer.world_size == 1:
+            pl_module.log_line()
 
 
 class RunLog:

@@ -43,6 +43,8 @@ from cdrl_pl.envs import EnvConfig
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.rollouts.config import PoolConfig
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.types import Episode, Rollout
@@ -257,6 +259,21 @@ def test_the_scores_of_the_frozen_policy_are_recorded_sampled_and_greedy(tmp_pat
 def test_the_evaluation_has_seeds_of_its_own(tmp_path: Path) -> None:
     train(tmp_path, CertificatedTeacher("beta", 4.0, window=1, episodes=2), 5)
     assert {score.seed for score in certificate(tmp_path).evaluation.values()}.isdisjoint(range(1000))
+
+
+def test_its_evaluation_is_as_patient_as_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def evaluated(*_: Any, stall_timeout: float, **__: Any) -> Any:
+        seen.append(stall_timeout)
+        raise Stopped
+
+    monkeypatch.setattr("callbacks.certificate.evaluate", evaluated)
+    module = graph(agents={"beta": agent()}, T_max=10)
+    data = FixedData(random_batch(module, ends=1.0))
+    data.pool = PoolConfig(stall_timeout=7.0)
+    fit(module, data, tmp_path, CertificatedTeacher("beta", threshold=-1e9, window=1, episodes=1))
+    assert seen == [7.0]
 
 
 def test_storing_a_teacher_does_not_change_its_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from command_line import Run, call, callback, pole, tiny, write
 from pytorch_lightning.loggers import CSVLogger
 from small_runs import BOTH, CHECKPOINT, metrics
 
+from cdrl_pl.cli import main as cli
 from cdrl_pl.envs import EnvConfig
+from cdrl_pl.storage.atomic import write_whole
 from cdrl_pl.training import evaluator
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
@@ -55,16 +58,52 @@ def test_fault_33_a_log_that_cannot_be_written_ends_the_run_after_a_checkpoint(
 
     def full(self: CSVLogger, metrics: dict[str, float], step: int | None = None) -> None:
         if step is not None and step >= 100:
-            raise OSError(28, "No space left on device", "metrics.csv")
+            raise OSError(13, "Permission denied")
         inner(self, metrics, step)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"No space left on device: 'metrics.csv'"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(OSError, match=r"Permission denied: 'runs/version_0/metrics.csv'"),
+    ):
         patched.setattr(CSVLogger, "log_metrics", full)
         run("fit", "--config", config)
     checkpoint = tmp_path / "runs" / "version_0" / "checkpoints" / "env_steps=80.ckpt"
     ended = run("fit", "--config", config, "--ckpt_path", checkpoint)
     lines = [float(line["env_steps"]) for line in metrics(Path(ended.trainer.log_dir or ""))]
     assert lines == [100, 120]
+
+
+@pytest.mark.parametrize(
+    "file", ["metrics.csv", "action_distributions.jsonl", "env_steps=40.ckpt", "weights.safetensors"]
+)
+def test_fault_16_a_full_disk_is_one_sentence_that_names_the_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    """What is written line by line goes to a device that is always full; what is written whole, past a limit."""
+    teacher = callback("callbacks.CertificatedTeacher", agent="pole", threshold=0, window=1, episodes=2)
+    config, folder = write(tmp_path / "tiny.yaml", tiny(CHECKPOINT, teacher)), tmp_path / "runs" / "full"
+    folder.mkdir(parents=True)
+    if file.endswith(("csv", "jsonl")):
+        (folder / file).symlink_to("/dev/full")
+
+    def on_a_full_disk(path: Path, content: memoryview) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if path.name == file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            write_whole(path, content)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    for module in ("callbacks.checkpoint", "cdrl_pl.agents.certificate"):
+        monkeypatch.setattr(f"{module}.write_whole", on_a_full_disk)
+    monkeypatch.setattr(cli, "new_version", lambda root: "full")
+    with pytest.raises(SystemExit) as end:
+        run("fit", "--config", config)
+    assert end.value.code == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if re.match("error: |Traceback", line))
+    what = r"(No space left on device|File too large)"
+    assert re.match(rf"error: {what}: \S*/?runs/full/(\S+/)?{re.escape(file)}; make room, and start it again", line)
 
 
 def test_a_resumed_run_goes_on_to_a_T_max_given_beside_the_checkpoint(  # noqa: N802

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -170,6 +171,16 @@ def test_a_task_that_draws_no_picture_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_the_space_decides_how_many_actions_there_are_not_their_names() -> None:
     spec = describe(toy("Renamed"))
     assert spec.action_meanings == ("0", "1", "2", "3", "4")
+
+
+def test_small_images_whose_numbers_may_be_codes_are_said() -> None:
+    with pytest.warns(
+        UserWarning, match=r"images of 7 x 7 pixels: where their numbers are codes of things, .* vectors"
+    ):
+        describe(toy("Image", shape=(7, 7, 3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        describe(toy("Image", shape=(60, 60, 3)))
 
 
 def test_a_reward_of_one_number_in_an_array_is_that_number_and_more_are_refused() -> None:

@@ -117,8 +117,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(start: Start) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_an_experiment_that_is_ended_ends_its_run_which_saves_and_goes_on(
-    number: int, code: int, start: Start, tmp_path: Path
+    number: int, code: int, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The lock's file stays, and holds nothing."""
     os.mkfifo("fifo")
     write(**faulty("wait"))
     program = f"""
@@ -129,10 +130,13 @@ def test_an_experiment_that_is_ended_ends_its_run_which_saves_and_goes_on(
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=environment)
     with open("fifo") as fifo:
         assert fifo.readline() == "there\n"
+        with pytest.raises(SystemExit):  # a second driver, while the first is there
+            start(**faulty("wait"))
+        assert "another experiment is running in out" in capsys.readouterr().err
         process.send_signal(number)
         assert process.wait(30) == code
         assert fifo.read() == ""  # the run's process is gone too
-    assert RunFolder(Path("out/one/seed-1")).newest_checkpoint() is not None
+    assert RunFolder(Path("out/one/seed-1")).newest_checkpoint() is not None and Path("out/.lock").is_file()
     run_log()
     assert start(**faulty("wait")) == 0
     assert run_log()[:2] == ["fit one/seed-1 from 20.ckpt", "test one/seed-1"]
@@ -142,6 +146,30 @@ def test_a_run_that_ends_before_its_budget_is_no_result(start: Start, monkeypatc
     monkeypatch.setattr(driver, "check_fair", lambda *_: None)
     assert start(arms={"one": None}, seeds=[1], T_max=45) == 1  # the fake program plays 40
     assert "test one/seed-1" not in run_log() and RunFolder(Path("out/one/seed-1")).scores() is None
+
+
+@pytest.mark.parametrize("file", ["tiny.yaml", "expert/certificate.json", "map.safetensors"])
+@pytest.mark.parametrize("when", ["fit", "test"])
+def test_a_file_that_changes_while_an_experiment_runs_is_named(
+    start: Start, capsys: pytest.CaptureFixture[str], file: str, when: str
+) -> None:
+    """Neither the run that is under way nor any after it counts; changed back, the experiment goes on."""
+    Path("expert").mkdir()
+    for name in ("expert/certificate.json", "map.safetensors"):
+        Path(name).write_text("as it was")
+    before = Path(file).read_bytes()
+    arms = {"one": {"overrides": [f"--change={file}@{when}", "--stored=true"]}}
+    assert start(arms=arms) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"failed: one/seed-1: {file} was changed while it was {'training' if when == 'fit' else 'evaluating'}" in said
+    )
+    assert f"failed: one/seed-2: {file} was changed while the experiment ran; it was not started" in said
+    assert run_log() == ["fit one/seed-1", "test one/seed-1"][: 1 + (when == "test")]
+    assert all(RunFolder(Path(f"out/one/seed-{seed}")).scores() is None for seed in (1, 2))
+    Path(file).write_bytes(before)
+    Path("changed").touch()
+    assert start(arms=arms) == 0
 
 
 def test_fault_34_two_experiments_in_one_folder(start: Start, capsys: pytest.CaptureFixture[str]) -> None:

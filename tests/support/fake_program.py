@@ -2,7 +2,8 @@
 
 It notes every start in ``run_log`` of the current folder. The override ``--fault=WHAT@RUN`` makes one run misbehave at
 T = 20, if it has not been there before: "die", "refuse", "wait" (told to end, it saves and ends with 143, as real runs
-do) or "meet" (it goes on when another run is there too).
+do) or "meet" (it goes on when another run is there too). ``--change=FILE@fit`` (or ``@test``) changes a file once;
+``--stored=true`` makes it use a stored teacher and alignment.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ def misbehave(what: str, folder: Path) -> None:
 
 def config(given: dict[str, str]) -> dict[str, Any]:
     callbacks: list[dict[str, Any]] = []
+    transfers: list[dict[str, Any]] = []
     agents: dict[str, Any] = {"pole": {"env": {"id": "CartPole-v1"}}, "expert": {"certificate": "nowhere"}}
     if "--early" in given:
         callbacks.append({"class_path": "callbacks.CertificatedTeacher", "init_args": {"stop": True}})
+    if "--stored" in given:
+        agents["expert"] = {"certificate": "expert"}
+        transfers = [{"alignment": {"file": "map.safetensors"}}]
     learning = {k: v for k, v in given.items() if k in ("--lr", "--T_max")}
     checkpoints = "--no_checkpoints" not in given
     trainer = {
@@ -72,7 +77,8 @@ def config(given: dict[str, str]) -> dict[str, Any]:
         "default_root_dir": given.get("--trainer.default_root_dir"),
     }
     return {
-        "seed_everything": int(given.get("--seed", 0)), "model": {"agents": agents, **learning}, "trainer": trainer,
+        "seed_everything": int(given.get("--seed", 0)), "trainer": trainer,
+        "model": {"agents": agents, "transfers": transfers, **learning},
         "data": {"seed": int(given["--own_seed"]) if "--own_seed" in given else None},
     }  # fmt: skip
 
@@ -99,6 +105,10 @@ def main() -> None:
     resumed = given.get("--ckpt_path", "").rpartition("=")[2] if command == "fit" else ""
     with open("run_log", "a") as run_log:
         run_log.write(f"{command} {root.parent.name}/{root.name}{' from ' + resumed if resumed else ''}\n")
+    file, _, when = given.get("--change", "").partition("@")
+    if when == command and not Path("changed").exists():
+        Path(file).write_text("as it was not")
+        Path("changed").touch()
     (fit if command == "fit" else test)(given, root)
 
 

@@ -131,7 +131,7 @@ def random_batch(module: Collaboration, seed: int = 0, **options: Any) -> Rollou
 class FixedData(pl.LightningDataModule):
     """Given batches, over and over, without worker processes."""
 
-    noop_max = 0
+    noop_max, pool = 0, PoolConfig()
 
     def __init__(self, *batches: Rollouts, seed: int = 0) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from command_line import MODULE, REPOSITORY, call, callback, environment, tiny, write
 
 pytestmark = pytest.mark.slow
@@ -222,6 +223,99 @@ def test_fault_09_sigterm_while_testing_is_143(tmp_path: Path, group: bool) -> N
         finally:
             process.kill()
     assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
+def test_fault_09_sigterm_while_a_teacher_is_evaluated_is_143_and_it_begins_again(tmp_path: Path, group: bool) -> None:
+    """The evaluation gets stuck in its 31st step; training has played ten at most."""
+    marker, teacher = (
+        tmp_path / "stuck",
+        callback("callbacks.CertificatedTeacher", agent="beta", threshold=-1, window=1),
+    )
+    config = tiny(callback("callbacks.EnvStepsCheckpoint"), teacher)
+    network = {"trunk": "mlp", "depth": 1, "hidden": 8, "lstm": 0}
+    config["model"]["agents"] = {"beta": {"env": {"id": "toy_envs:SlowToy-v0"}, "network": network}}
+    config["data"]["pool"] = {"workers": 1, "copies": 1, "steps": 5}
+    paths = environment(PYTHONPATH=str(REPOSITORY / "tests" / "support"), SLOW_MARKER=str(marker))
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config)), "--T_max=1000"]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, env=paths, start_new_session=True, stderr=errors, text=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            told(process, group)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    said, (saved,) = (tmp_path / "errors").read_text(), tmp_path.rglob("env_steps=*.ckpt")
+    assert "the evaluation of beta was told to end; it begins again on resume" in said and "Traceback" not in said
+    assert not list(tmp_path.rglob("certificate.json"))
+    state = torch.load(saved, weights_only=False)["callbacks"]
+    assert next(v["begun"] for k, v in state.items() if "CertificatedTeacher" in k) is not None
+
+
+def test_fault_09_slurms_usr1_saves_and_ends_with_138(start: Start) -> None:
+    """``--signal=USR1@90`` sends it to every process of the job."""
+    run = start()
+    members = run.wait_until_under_way()
+    os.killpg(run.process.pid, signal.SIGUSR1)
+    assert run.process.wait(60) == 138
+    run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
+
+
+WAITING = """
+import time
+
+import pytorch_lightning as pl
+
+
+class Waiting(pl.Callback):
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.wait)
+
+    def wait(self, *_, **__):
+        print("under way", flush=True)
+        time.sleep(60)
+"""
+TOLD = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def takes_signals(process: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
+    caught = next(
+        line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("SigCgt")
+    )
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("number", TOLD, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", ["imports", "setup", "on_fit_start"])
+def test_fault_09_who_is_told_to_end_while_it_starts_ends_at_once(
+    tmp_path: Path, phase: str, number: signal.Signals
+) -> None:
+    """While torch is imported; before Lightning takes signals; and after, before learning begins."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    callbacks = [] if phase == "imports" else [callback("waiting.Waiting", hook=phase)]
+    command = [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", tiny(*callbacks)))]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        if phase == "imports":
+            while not takes_signals(process.pid):
+                time.sleep(0.001)
+        else:
+            assert process.stdout.readline() == "under way\n"
+        os.killpg(process.pid, number)
+        assert process.wait(30) == TOLD[number]
+    finally:
+        process.kill()
+    said = [line for line in (tmp_path / "errors").read_text().splitlines() if number.name in line or "Error" in line]
+    assert said == [f"told to end by {number.name} before it began: nothing is lost"]
 
 
 def test_what_lightning_would_resume_under_slurm_is_no_other_runs(tmp_path: Path) -> None:

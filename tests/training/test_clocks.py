@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from collaborations import BETA, PHASES, F
 from graphs import FixedData, Recorder, agent, fit, graph, random_batch, random_rollout, step_once, switches, transfer
 from pytorch_lightning.loggers import CSVLogger
 
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.types import Episode
 
@@ -93,6 +97,31 @@ def test_a_line_is_logged_every_log_every_decisions_and_at_the_end(tmp_path: Pat
     fit(module, FixedData(random_batch(module)), tmp_path, logger=logger)
     with open(Path(logger.log_dir) / "metrics.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["30", "60", "90", "100"]
+
+
+class EndsAt50(pl.Callback):
+    """Ends a run in the middle of two log lines."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if module.clock == 50:
+            if self.how == "callback":
+                trainer.should_stop = True
+            elif self.how == "while learning":
+                module.stop_request.signal = signal.SIGTERM
+            else:
+                raise {"while waiting": Stopped, "error": RuntimeError}[self.how]("on purpose")
+
+
+@pytest.mark.parametrize("how", ["callback", "while learning", "while waiting", "error"])
+def test_the_last_line_is_logged_however_a_run_ends(tmp_path: Path, how: str) -> None:
+    module, logger = graph(agents={"beta": agent()}, T_max=100, log_every=30), CSVLogger(tmp_path)
+    with suppress(Stopped, RuntimeError):
+        fit(module, FixedData(random_batch(module)), tmp_path, EndsAt50(how), logger=logger)
+    with open(Path(logger.log_dir) / "metrics.csv") as file:
+        assert [row["env_steps"] for row in csv.DictReader(file)] == ["30", "50"]
 
 
 def test_without_the_switches_no_phase_is_shown() -> None:

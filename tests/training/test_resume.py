@@ -17,6 +17,7 @@ from resuming import SaveAt, differences, final_state
 from wide_cartpole import WIDE
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint
+from cdrl_pl.checks import ConfigError
 from cdrl_pl.rollouts.worker_group import WorkerGroup
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.training.collaboration import Collaboration
@@ -193,11 +194,14 @@ def test_a_checkpoint_of_another_graph_is_refused(folder: Path, tmp_path: Path, 
         fit(module, FixedData(random_batch(module)), tmp_path, ckpt_path=folder / "30.ckpt")
 
 
-def test_another_number_of_workers_is_refused_in_the_deterministic_mode(
-    folder: Path, tmp_path: Path, saved: Any
+@pytest.mark.parametrize(("option", "before", "now"), [("workers", 2, 1), ("copies", 2, 3), ("steps", 5, 4)])
+def test_a_deterministic_run_goes_on_with_as_many_of_each(
+    folder: Path, tmp_path: Path, saved: Any, monkeypatch: pytest.MonkeyPatch, option: str, before: int, now: int
 ) -> None:
-    with pytest.raises(ValueError, match=r"played by 2 workers, pool.workers is 1"):
-        fit(new_graph(), played(workers=1), tmp_path, ckpt_path=folder / "30.ckpt")
+    monkeypatch.setattr(WorkerGroup, "start", lambda *_: pytest.fail("a worker was started"))
+    says = rf"pool.{option} is {now}, in the checkpoint of alpha it was {before}"
+    with pytest.raises(ConfigError, match=says):
+        fit(new_graph(), played(**{"workers": 2, option: now}), tmp_path, ckpt_path=folder / "30.ckpt")
 
 
 def test_an_asynchronous_run_resumes_its_clocks_with_new_episodes(tmp_path: Path) -> None:
