@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from cdrl_pl.evaluation.evaluate import Played
 from cdrl_pl.evaluation.score import Score
-from cdrl_pl.system.console import logs_above
+from cdrl_pl.system.console import said_above
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -59,10 +58,9 @@ class EvaluationDisplay:
                 TextColumn("{task.completed:.0f}/{task.total:.0f} episodes {task.fields[mean]}"),
                 TimeRemainingColumn(),
             )
-            before = sys.stderr
-            self._bar = Progress(*columns, console=self._console, redirect_stdout=sys.stdout.isatty())
+            self._bar = Progress(*columns, console=self._console, redirect_stdout=False, redirect_stderr=False)
             self._stack.enter_context(self._bar)
-            self._stack.enter_context(logs_above(before))
+            self._stack.enter_context(said_above(self._console))
             self._bar.add_task(self._what, total=self._episodes, mean="")
         return self
 
