@@ -13,13 +13,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from callbacks.lines import GAP, QUIET, Column, Spans, apart, fit, flowing, length, section, shortened, table
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.system.hardware import cores
 from cdrl_pl.system.usage import Used
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.transfer.transfer import Transfer
+
+from .lines import GAP, QUIET, Column, Spans, apart, fit, flowing, length, section, shortened, table
 
 BARS = "▁▂▃▄▅▆▇█"
 KEPT = 240  # points of a curve; where there are more, every other one goes

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from callbacks.certificate import CertificatedTeacher
-from callbacks.checkpoint import EnvStepsCheckpoint
-from callbacks.panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase
-from callbacks.transfers import AlignmentSchedule, DistillationSchedule
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.system.console import said_above
 from cdrl_pl.system.usage import Usage
 from cdrl_pl.training.collaboration import Collaboration, silent
+
+from .certificate import CertificatedTeacher
+from .checkpoint import EnvStepsCheckpoint
+from .panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase
+from .transfers import AlignmentSchedule, DistillationSchedule
 
 LINE_SECONDS = 5.0  # at least, between two lines where there is no terminal
 LOOK_SECONDS = 2.0  # at least, between two looks at what the processes use

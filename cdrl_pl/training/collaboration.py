@@ -173,8 +173,8 @@ class Collaboration(pl.LightningModule):
             for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
                 if needed and what not in switched:
                     raise ConfigError(
-                        f"transfer {transfer.name}: no callback switches {what} on; add callbacks.AlignmentSchedule "
-                        "and callbacks.DistillationSchedule to trainer.callbacks"
+                        f"transfer {transfer.name}: no callback switches {what} on; add AlignmentSchedule and "
+                        "DistillationSchedule of cdrl_pl.callbacks to trainer.callbacks"
                     )
             if self.agents[student := transfer.config.student].learner is None:
                 rank_zero_info(

@@ -84,7 +84,7 @@ def test_the_identity_is_never_trained_and_still_distilled(tmp_path: Path) -> No
 
 def test_transfers_without_their_schedules_are_refused(tmp_path: Path) -> None:
     module = graph(transfer(), T_max=20)
-    with pytest.raises(ConfigError, match=r"alpha-beta: no callback switches aligning on; add callbacks.Alignment"):
+    with pytest.raises(ConfigError, match=r"alpha-beta: no callback switches aligning on; add AlignmentSchedule"):
         fit(module, FixedData(random_batch(module)), tmp_path, schedules=False)
     with pytest.raises(ConfigError, match="no callback switches distilling on"):
         fit(module, FixedData(random_batch(module)), tmp_path, AlignmentSchedule(), schedules=False)
