@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cdrl_pl.envs import EnvConfig, Game
-from cdrl_pl.evaluation.evaluate import play, share_out
+from cdrl_pl.evaluation.evaluate import Played, play, share_out
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import Episode
 
@@ -17,7 +18,12 @@ SMALL = 400  # pixels of height below which a picture is doubled
 
 
 def record(
-    network: PolicyNetwork, env: EnvConfig, greedy: bool = False, seed: int = 0, max_steps: int = 10_000
+    network: PolicyNetwork,
+    env: EnvConfig,
+    greedy: bool = False,
+    seed: int = 0,
+    max_steps: int = 10_000,
+    tick: Callable[[Played], None] = lambda now: None,
 ) -> tuple[np.ndarray[Any, Any], Episode]:
     """Plays one episode.
 
@@ -27,6 +33,7 @@ def record(
         greedy: the most probable action instead of a sampled one.
         seed: of the environment and of the sampling, without unit.
         max_steps: decisions after which the episode is taken as it is.
+        tick: called about twice a second with how far it is; what it raises ends the episode.
 
     Returns:
         Its frames [N + 1, H, W, 3] uint8 of N decisions, and the episode.
@@ -36,11 +43,13 @@ def record(
     def watch(game: Game) -> None:
         frames.append(game.render().copy())
 
-    ((episode,),) = play(network, env, share_out(1, 1, seed), greedy, watch=watch, max_steps=max_steps)
+    ((episode,),) = play(network, env, share_out(1, 1, seed), greedy, tick, watch=watch, max_steps=max_steps)
     return np.stack(frames), episode
 
 
-def save_episode(network: PolicyNetwork, env: EnvConfig, path: Path, seed: int) -> str:
+def save_episode(
+    network: PolicyNetwork, env: EnvConfig, path: Path, seed: int, tick: Callable[[Played], None] = lambda now: None
+) -> str:
     """Plays one sampled episode and writes it as a video; returns the path.
 
     Args:
@@ -48,13 +57,14 @@ def save_episode(network: PolicyNetwork, env: EnvConfig, path: Path, seed: int) 
         env: the task.
         path: of the video, an .mp4 file; its folder is made.
         seed: of the environment and of the sampling, without unit.
+        tick: called about twice a second with how far the episode is; what it raises ends it.
 
     Raises:
         OSError: the video cannot be written.
     """
     import cv2
 
-    frames, episode = record(network, env, seed=seed)
+    frames, episode = record(network, env, seed=seed, tick=tick)
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames.shape[1:3]
     scale = 2 if height < SMALL else 1

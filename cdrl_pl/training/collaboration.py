@@ -300,13 +300,13 @@ class Collaboration(pl.LightningModule):
             folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             self.evaluator.save(folder, self.env_steps)
             console = Console()
-            console.print(table(self.evaluator.scores))
+            console.print(table(self.evaluator.scores, self.evaluator.seconds))
             console.print(Text(f"scores in {folder / SCORES}"), soft_wrap=True)
 
     def on_validation_epoch_end(self) -> None:
         """Shows every score."""
         if self.trainer.is_global_zero and self.evaluator.scores:
-            Console().print(table(self.evaluator.scores))
+            Console().print(table(self.evaluator.scores, self.evaluator.seconds))
 
     def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
         """Records one episode of one agent as a video below the run's root folder; returns its path."""

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.envs import with_noops
 from cdrl_pl.evaluation.display import EvaluationDisplay
-from cdrl_pl.evaluation.evaluate import evaluate
+from cdrl_pl.evaluation.evaluate import Played, evaluate
 from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.processes import STALL
+from cdrl_pl.system.stop import Stopped
 
 VIDEOS = "videos"
 
@@ -47,11 +48,13 @@ class Evaluator:
 
     Attributes:
         scores: of what was evaluated: agent -> policy -> score.
+        seconds: that each took: agent -> policy -> seconds.
     """
 
     def __init__(self, agents: Mapping[str, Agent], interrupted: Callable[[], bool]) -> None:
         self._agents, self._interrupted = agents, interrupted
         self.scores: dict[str, dict[str, Score]] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
         self._noop_max: dict[str, int] = {}
 
     def evaluate(self, job: EvaluationJob, announce: Callable[[str], None] | None = None) -> Score:
@@ -78,6 +81,7 @@ class Evaluator:
                 progress=display.update,
             )
         self.scores.setdefault(job.agent, {})[score.policy] = score
+        self.seconds.setdefault(job.agent, {})[score.policy] = display.seconds
         self._noop_max[job.agent] = job.noop_max
         return score
 
@@ -99,4 +103,11 @@ class Evaluator:
         """Records one sampled episode as a video below ``folder``; returns its path."""
         agent = self._agents[job.agent]
         path = folder / VIDEOS / f"{job.agent}.mp4"
-        return save_episode(agent.network, with_noops(agent.env, job.noop_max), path, job.seed)
+        with EvaluationDisplay(f"video of {job.agent}", 1) as display:
+
+            def tick(now: Played) -> None:
+                display.update(now)
+                if self._interrupted():
+                    raise Stopped("the video was told to end")
+
+            return save_episode(agent.network, with_noops(agent.env, job.noop_max), path, job.seed, tick)

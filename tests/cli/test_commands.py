@@ -180,7 +180,7 @@ def test_predict_writes_a_video_of_every_agent_into_a_folder_of_its_own(run: Run
 def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
-    def record(network: Any, env: Any, seed: int) -> Any:
+    def record(network: Any, env: Any, seed: int, tick: Any) -> Any:
         seen.append((env.id, env.noop_max, seed))
         return np.zeros((1, 8, 8, 3), np.uint8), Episode(0.0, 0)
 
