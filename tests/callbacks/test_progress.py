@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 import time
-from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
-import pyte
 import pytest
 import pytorch_lightning as pl
 from command_line import MODULE, callback, edge, environment, pole, tiny, write
 from graphs import FixedData, alone, fit, graph, random_batch, transfer
 from rich.console import Console
+from terminal import Terminal
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint, Progress
 from callbacks.panel import BARS, Cockpit, Curve, Standing, clock, marked_bar
@@ -214,35 +209,6 @@ def test_drawing_costs_little() -> None:
 
 
 # In a real terminal
-
-
-class Terminal:
-    """A process in a pseudo-terminal, whose screen and history are what a person could still read."""
-
-    def __init__(self, *command: str, folder: Path, columns: int = 100, rows: int = 40) -> None:
-        self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
-        self._stream = pyte.ByteStream(self.screen)
-        ours, theirs = pty.openpty()
-        ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        variables = environment(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
-        self.process = subprocess.Popen(command, cwd=folder, env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        self._master = ours
-
-    def read_to_the_end(self) -> str:
-        """Everything that was not drawn over."""
-        while True:
-            try:
-                data = os.read(self._master, 65536)
-            except OSError:  # the other side was closed
-                break
-            if not data:
-                break
-            self._stream.feed(data)
-        os.close(self._master)
-        self.process.wait(60)
-        top = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
-        return "\n".join(line.rstrip() for line in [*top, *self.screen.display])
 
 
 LOUD = """
