@@ -195,7 +195,7 @@ def _chain(module: Collaboration) -> Spans:
 def _course(module: Collaboration, standing: Standing, width: int) -> Iterator[Spans]:
     """T of T_max as numbers and as a bar, and below it what is planned when."""
     T, speed, roomy = module.clock, decisions_per_second(module), width >= ROOMY
-    left = (module.T_max - T) / speed if speed else float("inf")
+    left = seconds_left(module)
     done: Spans = [(f"T {T:,}/{module.T_max:,}", "bold"), (" decisions" * roomy, QUIET)]
     done += [("  ", ""), (f"{T / module.T_max:.0%}", f"bold {FRAME}")]
     each = " per agent" if roomy and len(module.env_steps) > 1 else ""
@@ -342,6 +342,12 @@ def _aged(path: Path) -> str:
 def decisions_per_second(module: Collaboration) -> float:
     """Of each playing agent, as of the last line."""
     return module.run_log.latest.get(metric_names.DECISIONS_PER_SECOND(), 0.0) / len(module.env_steps)
+
+
+def seconds_left(module: Collaboration) -> float:
+    """At the speed of the last line; infinite where that is not known, 0 past T_max, which the last batch may pass."""
+    speed = decisions_per_second(module)
+    return max(0, module.T_max - module.clock) / speed if speed else float("inf")
 
 
 def clock(seconds: float) -> str:

@@ -21,7 +21,7 @@ from cdrl_pl.training.collaboration import Collaboration, silent
 
 from .certificate import CertificatedTeacher
 from .checkpoint import EnvStepsCheckpoint
-from .panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase
+from .panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase, seconds_left
 from .transfers import AlignmentSchedule, DistillationSchedule
 
 LINE_SECONDS = 5.0  # at least, between two lines where there is no terminal
@@ -191,8 +191,7 @@ class Progress(pl.Callback):
 def summary(module: Collaboration) -> str:
     """One line for logs."""
     done, speed = module.clock, decisions_per_second(module)
-    left = (module.T_max - done) / speed if speed else float("inf")
-    parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(left)}"]
+    parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(seconds_left(module))}"]
     for name in module.env_steps:
         mean = module.run_log.mean_return(name)
         parts.append(f"{name} return " + ("-" if mean is None else f"{mean:.2f}"))

@@ -90,6 +90,12 @@ def test_a_run_without_numbers_can_be_shown(transfers: list[Any]) -> None:
     assert "T 0/120" in text_of(Cockpit(module)) and "ETA -" in summary(module)
 
 
+def test_nothing_is_left_where_the_last_batch_has_passed_the_end() -> None:
+    module = in_the_middle()
+    module.env_steps = {"alpha": 12_160, "beta": 12_160}
+    assert "ETA 0:00:00" in text_of(Cockpit(module)) and "ETA 0:00:00" in summary(module)
+
+
 @pytest.mark.parametrize("window", [7, 100])
 def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
     assert f"mean of the last {window} episodes" in text_of(Cockpit(graph(window=window)))

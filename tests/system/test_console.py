@@ -40,7 +40,10 @@ def test_a_handler_of_before_writes_through_the_console_and_then_as_before(monke
     logger, handler = logging.getLogger("said_above"), logging.StreamHandler()
     logger.addHandler(handler)
     try:
-        with Live("drawn", console=console(screen), auto_refresh=False, redirect_stderr=False) as live, said_above(live.console):
+        with (
+            Live("drawn", console=console(screen), auto_refresh=False, redirect_stderr=False) as live,
+            said_above(live.console),
+        ):
             logger.warning("through")
             assert handler.stream is not screen
         assert handler.stream is screen
