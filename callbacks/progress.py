@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,15 +15,17 @@ from rich.text import Text
 
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
-from cdrl_pl.system.console import logs_above
+from cdrl_pl.system.console import said_above
+from cdrl_pl.system.usage import Usage
 from cdrl_pl.training.collaboration import Collaboration, silent
 
 from .certificate import CertificatedTeacher
 from .checkpoint import EnvStepsCheckpoint
-from .panel import Curve, Standing, clock, decisions_per_second, phase, render
+from .panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase, seconds_left
 from .transfers import AlignmentSchedule, DistillationSchedule
 
 LINE_SECONDS = 5.0  # at least, between two lines where there is no terminal
+LOOK_SECONDS = 2.0  # at least, between two looks at what the processes use
 PROGRAM = "python -m cdrl_pl"
 
 
@@ -49,6 +50,7 @@ class Progress(pl.Callback):
         self._drawn, self._line, self._waited = 0.0, -1.0, 0.0
         self._started, self._first, self._printed = 0.0, True, True
         self._module: Collaboration | None = None
+        self._usage, self._looked = Usage(), 0.0
 
     # The life of a run
 
@@ -134,14 +136,19 @@ class Progress(pl.Callback):
         if self._live is None:
             return
         standing = self._standing
-        standing.seconds = time.monotonic() - self._started
+        now = time.monotonic()
+        standing.seconds = now - self._started
+        if now - self._looked >= LOOK_SECONDS:
+            pools = getattr(getattr(trainer, "datamodule", None), "pools", {})
+            workers = [worker for pool in pools.values() for worker in pool.worker_group.workers]
+            standing.used, self._looked = self._usage.look(worker.process.pid for worker in workers), now
         kinds = {AlignmentSchedule: "aligning", DistillationSchedule: "distilling"}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EnvStepsCheckpoint) and callback.saved:
                 standing.checkpoint = Path(callback.saved[-1])
             elif isinstance(callback, AlignmentSchedule | DistillationSchedule):
                 standing.switched[kinds[type(callback)]] = callback.switched
-        self._live.update(render(module, standing, self._console.width), refresh=True)
+        self._live.update(Cockpit(module, standing), refresh=True)
         self._drawn = time.monotonic()
 
     def _announce(self, trainer: pl.Trainer, module: Collaboration, text: str) -> None:
@@ -160,10 +167,9 @@ class Progress(pl.Callback):
 
     def _open(self) -> None:
         """From here on, what is printed, logged or warned of goes above the panel."""
-        before = sys.stderr
-        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._open_displays.enter_context(self._live)
-        self._open_displays.enter_context(logs_above(before))
+        self._open_displays.enter_context(said_above(self._console))
 
     def _close(self) -> None:
         self._open_displays.close()
@@ -185,13 +191,13 @@ class Progress(pl.Callback):
 def summary(module: Collaboration) -> str:
     """One line for logs."""
     done, speed = module.clock, decisions_per_second(module)
-    left = (module.T_max - done) / speed if speed else float("inf")
-    parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(left)}"]
+    parts = [f"T {done:,}/{module.T_max:,}", f"{speed:,.0f} decisions/s", f"ETA {clock(seconds_left(module))}"]
     for name in module.env_steps:
         mean = module.run_log.mean_return(name)
         parts.append(f"{name} return " + ("-" if mean is None else f"{mean:.2f}"))
     for transfer in module.transfers:
-        parts.append(f"{transfer.name}: {phase(transfer, module.env_steps.get(transfer.config.student, 0))}")
+        student = transfer.config.student
+        parts.append(f"{transfer.name}: {phase(transfer, module.agents[student], module.env_steps[student])}")
     return " | ".join(parts)
 
 

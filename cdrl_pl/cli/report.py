@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.options import OptionParser
 
@@ -69,8 +71,11 @@ def main(arguments: Sequence[str]) -> int:
     for option, value in (("--out", given.out), ("--table", given.table)):
         if value and len(folders) > 1:
             parser.error(f"{option} is for one report; each of these folders has its own")
+    console = Console(stderr=True)
     try:
         for folder in folders or (None,):
+            if console.is_terminal:  # it may take half a minute
+                console.print(f"reading {folder or f'{len(given.runs)} runs'} and drawing the figures", markup=False)
             if folder is None:
                 comparison = read_plain([_labelled(word) for word in given.runs], settings)
             else:

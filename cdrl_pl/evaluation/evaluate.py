@@ -28,10 +28,12 @@ class Played(NamedTuple):
     Attributes:
         episodes: that have ended.
         total: sum of their returns, in points.
+        decisions: that were played, those of unfinished episodes too.
     """
 
     episodes: int
     total: float
+    decisions: int = 0
 
     @property
     def mean(self) -> float | None:
@@ -202,6 +204,7 @@ def play(
                 tick(now)
                 ticked = time.monotonic()
             live = np.flatnonzero(left)
+            now = now._replace(decisions=now.decisions + len(live))
             seen, begins, before = torch.from_numpy(obs[live]).to(device), torch.from_numpy(resets[live]), state[live]
             with torch.inference_mode():
                 logits, critic, state[live] = network.act(seen, before, begins.to(device))
@@ -220,7 +223,7 @@ def play(
                     watch.saw(games[b])
                 if terminated or truncated or steps == max_steps:
                     played[b].append(Episode(float(totals[b]), int(lengths[b])))
-                    now = Played(now.episodes + 1, now.total + float(totals[b]))
+                    now = now._replace(episodes=now.episodes + 1, total=now.total + float(totals[b]))
                     totals[b], lengths[b], resets[b] = 0.0, 0, True
                     left[b] = 0 if steps == max_steps else left[b] - 1
                     if left[b]:

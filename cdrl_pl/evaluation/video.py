@@ -13,7 +13,7 @@ import numpy as np
 
 from cdrl_pl.envs import EnvConfig, Game
 from cdrl_pl.evaluation.bars import Bars, draw_bars
-from cdrl_pl.evaluation.evaluate import Decision, play, share_out
+from cdrl_pl.evaluation.evaluate import Decision, Played, play, share_out
 from cdrl_pl.networks import PolicyNetwork
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +32,7 @@ def save_episode(
     seed: int,
     advice: Advice | None = None,
     max_steps: int = MAX_STEPS,
+    tick: Callable[[Played], None] = lambda now: None,
 ) -> str:
     """Plays one sampled episode and writes it as a video, a picture of every decision and of the end; returns its path.
 
@@ -43,6 +44,7 @@ def save_episode(
         seed: of the environment and of the sampling, without unit.
         advice: gives the policies that are shown as bars beside the picture; None shows the picture alone.
         max_steps: decisions after which the episode is taken as it is.
+        tick: called about twice a second with how far it is; what it raises ends the episode.
 
     Raises:
         OSError: the video cannot be written.
@@ -51,7 +53,7 @@ def save_episode(
     unfinished = folder / f".{name}-{os.getpid()}{SUFFIX}"
     recorder = Recorder(unfinished, advice)
     try:
-        ((episode,),) = play(network, env, share_out(1, 1, seed), False, watch=recorder, max_steps=max_steps)
+        ((episode,),) = play(network, env, share_out(1, 1, seed), False, tick, recorder, max_steps)
         recorder.close()
         path = _place(unfinished, folder, name)
     finally:

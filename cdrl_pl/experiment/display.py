@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +14,9 @@ from rich.table import Table
 from cdrl_pl import metric_names
 from cdrl_pl.experiment.plan import Experiment
 from cdrl_pl.experiment.run import Run
+from cdrl_pl.system.console import said_above
 
+LINE_SECONDS = 60.0  # between two lines about a run where there is no terminal
 STYLES = {"waiting": "dim", "training": "bold", "evaluating": "bold", "done": "green", "failed": "red"}
 
 
@@ -21,21 +24,22 @@ class Display:
     """What is under way, on the standard error."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self._experiment, self._console = experiment, Console(stderr=True)
+        self._experiment, self._console, self._stack = experiment, Console(stderr=True), ExitStack()
         self._live: Live | None = None
+        self._printed = time.monotonic()
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=False)
-            self._live.start()
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._stack.enter_context(self._live)
+            self._stack.enter_context(said_above(self._console))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._stack.close()
+        self._live = None
 
     def say(self, text: str) -> None:
         """One printed line."""
@@ -53,9 +57,14 @@ class Display:
             self.say(f"{run.name}: {run.state}{' (' + run.reason + ')' if run.reason else ''}{score(run)}")
 
     def update(self, runs: Sequence[Run]) -> None:
-        """Draws every run's line anew."""
+        """Draws every run's line anew; where there is no terminal, says now and then how far the active ones are."""
         if self._live is not None:
             self._live.update(table(runs), refresh=True)
+        elif time.monotonic() - self._printed >= LINE_SECONDS:
+            self._printed = time.monotonic()
+            for run in runs:
+                if run.active and (words := [word for word in _progress(run) if word]):
+                    self.say(f"{run.name}: {run.state}, {', '.join(words)}")
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -71,6 +80,8 @@ def table(runs: Sequence[Run]) -> Table:
 def _progress(run: Run) -> tuple[str, str, str]:
     if run.state == "done":
         return f"{run.experiment.T_max:,}", score(run).removeprefix(", "), ""
+    if run.state == "evaluating" and run.active:
+        return "", run.said()[:80], ""
     latest = run.folder.latest() if run.active else {}
     if run.state != "training" or not latest:
         return "", "", ""

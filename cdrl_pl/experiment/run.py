@@ -173,6 +173,16 @@ class Run:
         errors = [line for line in lines if line.startswith("error: ")]
         return (errors or lines or ["it said nothing"])[-1][:300]
 
+    def said(self) -> str:
+        """The last line of its log: of an evaluation, how far it is."""
+        try:
+            with (self.folder.path / LOG).open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - 1000))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "" if not lines or lines[-1].startswith("$ ") else lines[-1].strip()
+
     def _take_scores(self) -> str:
         """Moves the evaluation's scores to the run's folder; what is wrong with them, if anything."""
         written = RunFolder(self.folder.path / EVALUATION)

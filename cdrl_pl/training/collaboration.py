@@ -366,7 +366,7 @@ class Collaboration(pl.LightningModule):
         if not self.trainer.is_global_zero:
             return
         console = Console()
-        console.print(table(self.evaluator.scores))
+        console.print(table(self.evaluator.scores, self.evaluator.seconds))
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.evaluator.save(self.run_folder, self.env_steps)
             console.print(Text(f"scores in {self.run_folder / SCORES}"), soft_wrap=True)
@@ -374,7 +374,7 @@ class Collaboration(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Shows every score."""
         if self.trainer.is_global_zero and self.evaluator.scores:
-            Console().print(table(self.evaluator.scores))
+            Console().print(table(self.evaluator.scores, self.evaluator.seconds))
 
     def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
         """Records one episode of one agent as a video below the run folder; returns its path."""

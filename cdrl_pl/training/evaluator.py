@@ -9,11 +9,12 @@ from typing import NamedTuple
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.envs import with_noops
 from cdrl_pl.evaluation.display import EvaluationDisplay
-from cdrl_pl.evaluation.evaluate import evaluate
+from cdrl_pl.evaluation.evaluate import Played, evaluate
 from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.processes import STALL
+from cdrl_pl.system.stop import Stopped
 from cdrl_pl.transfer.advice import Advice
 from cdrl_pl.transfer.transfer import Transfer
 
@@ -52,6 +53,7 @@ class Evaluator:
 
     Attributes:
         scores: of what was evaluated: agent -> policy -> score.
+        seconds: that each took: agent -> policy -> seconds.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Evaluator:
     ) -> None:
         self._agents, self._interrupted, self._transfers = agents, interrupted, transfers
         self.scores: dict[str, dict[str, Score]] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
         self._noop_max: dict[str, int] = {}
 
     def evaluate(self, job: EvaluationJob, announce: Callable[[str], None] | None = None) -> Score:
@@ -85,6 +88,7 @@ class Evaluator:
                 progress=display.update,
             )
         self.scores.setdefault(job.agent, {})[score.policy] = score
+        self.seconds.setdefault(job.agent, {})[score.policy] = display.seconds
         self._noop_max[job.agent] = job.noop_max
         return score
 
@@ -108,4 +112,11 @@ class Evaluator:
         taught = [transfer for transfer in self._transfers if transfer.config.student == job.agent]
         advice = Advice(self._agents, job.agent, taught) if job.overlay else None
         env = with_noops(agent.env, job.noop_max)
-        return save_episode(agent.network, env, folder / VIDEOS, job.agent, job.seed, advice)
+        with EvaluationDisplay(f"video of {job.agent}", 1) as display:
+
+            def tick(now: Played) -> None:
+                display.update(now)
+                if self._interrupted():
+                    raise Stopped("the video was told to end")
+
+            return save_episode(agent.network, env, folder / VIDEOS, job.agent, job.seed, advice, tick=tick)

@@ -217,7 +217,7 @@ def test_predict_writes_a_video_of_every_agent_into_a_folder_of_its_own(run: Run
 def test_a_video_is_of_the_task_as_policies_are_scored_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
-    def save(network: Any, env: Any, folder: Path, name: str, seed: int, advice: Any) -> str:
+    def save(network: Any, env: Any, folder: Path, name: str, seed: int, advice: Any, tick: Any) -> str:
         seen.append((env.id, env.noop_max, seed, advice))
         return ""
 
