@@ -84,6 +84,7 @@ def table(columns: list[Column], width: int) -> Iterator[Spans]:
     """As many of the columns as there is room for, under their long titles where those fit, too."""
 
     def taken(short: bool) -> int:
+        """Columns of the screen under such titles."""
         return sum(c.width(c.short if short else c.title) for c in columns) + GAP * (len(columns) - 1)
 
     while (short := taken(False) > width) and taken(True) > width and max(c.rank for c in columns):

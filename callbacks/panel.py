@@ -213,6 +213,7 @@ def _agents(module: Collaboration, standing: Standing, width: int) -> Iterator[S
     best = [curves[name].best if curves[name].best is not None else means[name] for name in names]
 
     def numbers(title: str, short: str, metric: metric_names.Metric, rank: int) -> Column:
+        """A metric of each."""
         return Column(title, short, [[(number(latest.get(metric(name))), "")] for name in names], rank)
 
     columns = [
@@ -244,6 +245,7 @@ def _transfers(module: Collaboration, standing: Standing, width: int) -> Iterato
         return
 
     def numbers(title: str, short: str, metric: metric_names.Metric, rank: int) -> Column:
+        """A metric of each."""
         return Column(title, short, [[(number(latest.get(metric(t.name))), "")] for t in transfers], rank)
 
     phases, said = list[Spans](), list[Spans]()
