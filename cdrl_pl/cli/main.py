@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +24,7 @@ from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
 from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
+from cdrl_pl.cli.quiet import quiet
 from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.storage.checkpoints import is_whole, saved
@@ -34,15 +33,6 @@ from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
 from cdrl_pl.training.trainer_options import check_trainer_options
 
-# Warnings and notes that are about other uses of Lightning than this one.
-QUIET = [
-    "Experiment logs directory .* exists and is not empty",  # the folder was made for this run, or named by its config
-    "Total length of `EvaluationJobs` across ranks is zero",
-    ".*isinstance.treespec, LeafSpec.. is deprecated",
-    "`weights_only` was not set",
-    "You are trying to `self.log\\(\\)`",
-]
-QUIET_NOTES = ("Seed set to", "`weights_only` was not set", "GPU available: False", "TPU available: False", "litlogger")
 SEED_VARIABLE = "PL_GLOBAL_SEED"
 # What a run leaves in the environment for the processes that a strategy launches, and what strategies leave there.
 OWN = (
@@ -260,32 +250,19 @@ def _newest(folder: Path) -> str:
     refuse(f"ckpt_path is {str(folder)!r}, a folder without a whole checkpoint (env_steps=N.ckpt)")
 
 
-class _Quiet(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(note in record.getMessage() for note in QUIET_NOTES)
-
-
 @contextmanager
 def _restored() -> Iterator[None]:
     """Leaves this process as it was before a run: its words, environment and signals, what it warns of and logs."""
     words, environment = sys.argv, {name: os.environ.get(name) for name in OWN}
-    quiet = _Quiet()
-    handlers = [h for name in ("lightning_fabric", "pytorch_lightning") for h in logging.getLogger(name).handlers]
     main = threading.current_thread() is threading.main_thread()
     signals = {number: signal.getsignal(number) for number in SIGNALS if main}
-    with warnings.catch_warnings():
-        for noise in QUIET:
-            warnings.filterwarnings("ignore", message=noise)
-        for handler in handlers:
-            handler.addFilter(quiet)
+    with quiet():
         try:
             yield
         finally:
             sys.argv = words
             for number, action in signals.items():
                 signal.signal(number, action)
-            for handler in handlers:
-                handler.removeFilter(quiet)
             for name, value in environment.items():
                 os.environ.pop(name, None)
                 if value is not None:
