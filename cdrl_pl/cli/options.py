@@ -9,7 +9,8 @@ from typing import NamedTuple, NoReturn
 
 from cdrl_pl.spelling import nearest
 
-PROGRAM = "python -m cdrl_pl"
+SCRIPT = "cdrl"  # what pip installs; it does the same
+PROGRAM = SCRIPT if sys.argv[0].rpartition("/")[2] == SCRIPT else "python -m cdrl_pl"
 
 
 class Short(NamedTuple):

@@ -234,7 +234,9 @@ def test_an_error_says_where_a_teacher_was_looked_for(
     here = write(tmp_path / "tiny.yaml", tiny(**TEACHER))
     assert refused("--config", here).endswith(f"{said} {tmp_path}")
     assert refused("--config", here, "--model.agents.teacher.certificate=/nowhere").endswith("no '/nowhere'")
-    assert refused("--teacher=nowhere", command="test").endswith(f"there is no 'nowhere'; looked in {tmp_path}")
+    assert refused("--teacher=nowhere", command="test").endswith(
+        f"there is no 'nowhere'; looked in {tmp_path} and in {CONFIGS.parent}"
+    )
 
 
 def test_a_stored_alignment_counts_by_its_content(tmp_path: Path) -> None:
