@@ -70,6 +70,9 @@ def main() -> None:
         from cdrl_pl.cli.report import main as report
 
         raise SystemExit(report(arguments[1:]))
+    from cdrl_pl.cli.options import check_undotted
+
+    check_undotted(arguments)
     if arguments[0] == "fit" and any(word.startswith(("--config", "-c")) for word in arguments):
         from cdrl_pl.checks import ConfigError
         from cdrl_pl.system.fork_server import start_fork_server
