@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from command_line import Run, build, run  # noqa: F401
+from command_line import Run, build, refused, run, tiny, write  # noqa: F401
 
 from cdrl_pl.cli.options import SHORT, UNDOTTED, check_undotted
 
@@ -28,3 +30,9 @@ def test_every_option_that_there_is_passes(build: Run) -> None:  # noqa: F811
     undotted = {option for option in options if "." not in option}
     assert undotted <= {*SHORT, *UNDOTTED}
     check_undotted(["fit", *sorted(undotted), "--model.T_mx=5", "--trainer.callbacks+=x", "--wholly_unheard_of"])
+
+
+@pytest.mark.parametrize("option", ["kwargs.moves=5", "kwargs=moves"])
+def test_keywords_of_a_task_that_are_no_mapping_are_told_how_to_be_one(option: str, refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    said = refused("--config", write(tmp_path / "tiny.yaml", tiny()), f"--model.agents.pole.env.{option}")
+    assert "env.kwargs must be a mapping: --model.agents.NAME.env.kwargs '{moves: 5}'" in said

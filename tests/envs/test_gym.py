@@ -119,7 +119,7 @@ class Undrawn(CartPoleEnv):
 def test_a_task_without_a_render_mode_is_told_what_a_video_needs() -> None:
     gymnasium.register("Undrawn-v0", Undrawn)
     try:
-        with pytest.raises(EnvError, match="cannot be drawn: .*an argument render_mode of its constructor"):
+        with pytest.raises(EnvError, match=r"cannot be drawn: .*an argument render_mode of its constructor"):
             check_drawn(EnvConfig("Undrawn-v0"))
     finally:
         del gymnasium.registry["Undrawn-v0"]
