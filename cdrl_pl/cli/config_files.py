@@ -12,7 +12,7 @@ import yaml
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.import_guard import CONFIG_FILES
 from cdrl_pl.cli.merging import ROOTS, Place, Tree, merged, normal
-from cdrl_pl.shipped import config_file, shipped
+from cdrl_pl.shipped import config_file
 from cdrl_pl.spelling import nearest_config
 from cdrl_pl.yaml_file import load
 
@@ -130,9 +130,9 @@ class ConfigFiles:
         """
         if Path(value).exists():
             return
-        folders = [] if Path(value).is_absolute() else [Path.cwd(), *self.looked_in.get(value, []), shipped()]
+        folders = [] if Path(value).is_absolute() else [Path.cwd(), *self.looked_in.get(value, [])]
         unique = list({folder.resolve(): str(folder) for folder in reversed(folders)}.values())[::-1]
-        places = f"; looked in {' and in '.join(unique)}" if unique else ""
+        places = f"; looked in {' and in '.join(unique)}, and among the shipped" if unique else ""
         raise ConfigFileError(f"{option}: {Path(value) / file} cannot be read: there is no {value!r}{places}")
 
 
