@@ -22,7 +22,7 @@ what people change most (beside any --model.*, --data.* and --trainer.* option):
 
 {nested}
 
-python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config configs/quickstart.yaml
+python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_pl fit --config quickstart
 """
 
 WIDTH = 120  # columns
@@ -34,11 +34,12 @@ def help_text() -> str:
     """The top help: the commands, and what people change most."""
     from textwrap import fill
 
-    from cdrl_pl.cli.options import CKPT_PATH, NESTED, SHORT
+    from cdrl_pl.cli.options import CKPT_PATH, NESTED, PROGRAM, SHORT
 
     lines = {f"{name} {short.value}": short.help for name, short in SHORT.items()} | {"--ckpt_path F": CKPT_PATH}
     options = [fill(f"  {name:<15}  {said}", WIDTH, subsequent_indent=" " * 19) for name, said in lines.items()]
-    return HELP.format(options="\n".join(options), nested=fill(NESTED, WIDTH))
+    text = HELP.format(options="\n".join(options), nested=fill(NESTED, WIDTH))
+    return text.replace("python -m cdrl_pl", PROGRAM)
 
 
 def main() -> None:
@@ -69,8 +70,10 @@ def main() -> None:
         from cdrl_pl.cli.report import main as report
 
         raise SystemExit(report(arguments[1:]))
+    from cdrl_pl.cli.options import check_undotted
     from cdrl_pl.system.stop import end_at_once_when_told
 
+    check_undotted(arguments)
     end_at_once_when_told()  # what is imported now takes seconds
     if arguments[0] == "fit" and any(word.startswith(("--config", "-c")) for word in arguments):
         from cdrl_pl.checks import ConfigError

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdrl_pl.shipped import names
+
 CONFIGS = Path("configs")  # where this project keeps its own
 MOVED = {"own.yaml": "control_own.yaml", "transfer_bowling.yaml": "online_2_early.yaml"}  # to names that are not near
 
@@ -22,6 +24,17 @@ def nearest(wrong: str, known: Sequence[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def nearest_name(wrong: str) -> str:
+    """As ``nearest``, for the bare name of a shipped config; with every one of that file's name, where several have it.
+
+    Args:
+        wrong: the name that is not known.
+    """
+    known = names()
+    same = [name for name in known if name.endswith(f"_{wrong}")]
+    return f"; did you mean {' or '.join(same)}?" if same else nearest(wrong, list(known), cutoff=0.6)
+
+
 def nearest_config(path: Path) -> str:
     """As ``nearest``, for a config file that does not exist: one of this project's, which have moved since version 0.1.
 
@@ -29,6 +42,8 @@ def nearest_config(path: Path) -> str:
         path: of the file.
     """
     known = [file for file in sorted(CONFIGS.rglob("*.yaml")) if "experiments" not in file.parts and file != path]
+    if not path.suffix and path.parent == Path():  # a bare name of a shipped one
+        return nearest_name(path.name)
     forms = {form: file for file in known for form in (f"{file.parent.name}_{file.name}", file.name)}
     name = MOVED.get(path.name, path.name)
     near = difflib.get_close_matches(name, forms, n=1, cutoff=0.7)

@@ -12,6 +12,7 @@ import yaml
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.import_guard import CONFIG_FILES
 from cdrl_pl.cli.merging import ROOTS, Place, Tree, merged, normal
+from cdrl_pl.shipped import config_file
 from cdrl_pl.spelling import nearest_config
 from cdrl_pl.yaml_file import load
 
@@ -23,7 +24,7 @@ class ConfigFileError(ConfigError):
 
 
 def take_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The config files that a command line names, in order, and its words without them."""
+    """The config files that a command line names, in order, shipped ones by name too, and its words without them."""
     files: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -37,7 +38,7 @@ def take_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             files.append(value)
         else:
             rest.append(word)  # without a value, which the parser says
-    return files, rest
+    return [config_file(name) for name in files], rest
 
 
 class ConfigFiles:
@@ -131,7 +132,7 @@ class ConfigFiles:
             return
         folders = [] if Path(value).is_absolute() else [Path.cwd(), *self.looked_in.get(value, [])]
         unique = list({folder.resolve(): str(folder) for folder in reversed(folders)}.values())[::-1]
-        places = f"; looked in {' and in '.join(unique)}" if unique else ""
+        places = f"; looked in {' and in '.join(unique)}; none is shipped" if unique else ""
         raise ConfigFileError(f"{option}: {Path(value) / file} cannot be read: there is no {value!r}{places}")
 
 

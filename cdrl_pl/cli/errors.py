@@ -145,8 +145,13 @@ def _shorten(message: str) -> str:
     text = re.sub(r"Problem with given class_path '([^']+)':", r"\1:", text)
     text = re.sub(r"a <class '([\w.]+)'>", r"\1", text)
     text = re.sub(r"a typing\.Literal\[([^\]]+)\]", r"one of \1", text)
+    text = re.sub(
+        r"env: kwargs: Expected dict\. Got value: .*",
+        "env.kwargs must be a mapping: --model.agents.NAME.env.kwargs '{moves: 5}'",
+        text,
+    )
     if re.search(r"are required: \w+\.model\.agents", text):
-        text = "a config must name the agents; give one with --config, such as configs/quickstart.yaml"
+        text = "a config must name the agents; give one with --config, such as quickstart"
     return text
 
 

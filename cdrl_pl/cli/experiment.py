@@ -14,6 +14,7 @@ from cdrl_pl.cli.options import OptionParser
 from cdrl_pl.experiment.driver import Driver
 from cdrl_pl.experiment.plan import read_experiment
 from cdrl_pl.experiment.run import COMMAND
+from cdrl_pl.shipped import config_file
 from cdrl_pl.storage.atomic import disk_full
 
 ABOUT = """\
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         SystemExit: 2 where an option, the file or the folder is wrong, with the reason on the standard error.
     """
     parser = OptionParser("experiment", ABOUT)
-    parser.add_argument("file", metavar="FILE", help="the experiment, such as configs/experiments/cartpole.yaml")
+    parser.add_argument(
+        "file", metavar="FILE", help="the experiment's file, or the name of a shipped one, such as cartpole"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at once (default: 1)")
     parser.add_argument("--folder", metavar="DIR", help="where runs go, instead of the file's folder")
     parser.add_argument(
@@ -40,10 +43,10 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     given = parser.read(arguments)
     signal.signal(signal.SIGTERM, _told_to_end)
     try:
-        experiment = read_experiment(given.file)
+        experiment = read_experiment(file := config_file(given.file, experiments=True))
         if given.folder:
             experiment = replace(experiment, folder=Path(given.folder))
-        driver = Driver(experiment, Path(given.file), given.jobs, command, given.set_aside)
+        driver = Driver(experiment, Path(file), given.jobs, command, given.set_aside)
     except (ConfigError, OSError) as error:
         parser.error(str(error))
     try:

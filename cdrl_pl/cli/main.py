@@ -27,6 +27,7 @@ from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
 from cdrl_pl.cli.quiet import quiet
 from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
 from cdrl_pl.cli.whole_numbers import whole_numbers
+from cdrl_pl.shipped import located
 from cdrl_pl.storage.checkpoints import is_whole, saved
 from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
@@ -138,6 +139,7 @@ class CLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         settings.seed_everything = resolved_seed(settings.seed_everything)
         self._find_checkpoint(settings)
+        _take_shipped(settings.model)
         if flags is not None:
             print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
@@ -219,6 +221,14 @@ def resolved_seed(given: Any) -> int:
     if not is_seed(seed := whole(given)):
         refuse(f"{name} is {given!r}; it must be {SEEDS}{', or true' if name != SEED_VARIABLE else ''}")
     return int(seed)
+
+
+def _take_shipped(model: Namespace) -> None:
+    """Teachers and alignments that are not in the current folder, but come with the program, are those."""
+    stored = [(agent, "certificate") for agent in dict(model.agents or {}).values()]
+    for within, option in stored + [(transfer.alignment, "file") for transfer in model.transfers or []]:
+        if path := within.get(option):
+            within[option] = located(path)
 
 
 def _check_found(model: Namespace, files: ConfigFiles) -> None:

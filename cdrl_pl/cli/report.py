@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        parser.error('the figures need matplotlib: pip install -c constraints.txt -e ".[plot]"')
+        parser.error('the figures need matplotlib: pip install "cdrl-pl[plot]"')
     from cdrl_pl.report.page import write_report
     from cdrl_pl.report.run_table import Settings
     from cdrl_pl.report.runs import is_gathered, keep, read_folder, read_plain

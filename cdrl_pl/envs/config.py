@@ -86,6 +86,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 ATARI_CROP = (34, 194)
+MAX_SIDE = 1024  # pixels; a network on larger images has more weights than a machine has memory
 
 
 def registry() -> dict[str, Any]:
@@ -136,8 +137,9 @@ def _registered(env_id: str, name: str) -> Any:
             raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
     known = registry()
     if bare not in known:
+        hint = "" if module else "; one of your own is named with the module that registers it, as module:id"
         near = difflib.get_close_matches(name, [*PRESETS, *known], n=1, cutoff=0.0)
-        raise EnvError(f"env.id is {name!r}, which is not known; the nearest known id is {near[0]!r}")
+        raise EnvError(f"env.id is {name!r}, which is not known; the nearest known id is {near[0]!r}{hint}")
     return known[bare]
 
 
@@ -145,7 +147,7 @@ def _check_values(config: EnvConfig) -> None:
     crop, actions = config.crop, config.actions
     limit, sticky = config.max_episode_steps, config.repeat_action_probability
     for option, ok, allowed in (
-        ("image_size", config.image_size >= 1, "1 or more"),
+        ("image_size", 1 <= config.image_size <= MAX_SIDE, f"from 1 to {MAX_SIDE} pixels"),
         ("noop_max", config.noop_max >= 0, "0 or more"),
         ("crop", crop is None or 0 <= crop[0] < crop[1], "[first, last] with 0 <= first < last, last being excluded"),
         (

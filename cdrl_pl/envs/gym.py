@@ -41,7 +41,12 @@ class GymGame:
         try:
             self._env = gymnasium.make(config.id, **make)
         except (TypeError, gymnasium.error.Error) as error:
-            raise EnvError(f"env.id {config.id!r} cannot be made with {make}: {error}") from error
+            if render:
+                raise EnvError(
+                    f"env.id {config.id!r} cannot be drawn: a video needs rgb_array among its metadata's render_modes, "
+                    f"and an argument render_mode of its constructor: {error}"
+                ) from error
+            raise EnvError(f"env.id {config.id!r} cannot be made{_with(make)}: {error}") from error
         space, actions = self._env.observation_space, self._env.action_space
         if not isinstance(actions, Discrete):
             raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
@@ -133,3 +138,9 @@ class GymGame:
 
     def close(self) -> None:
         self._env.close()
+
+
+def _with(make: dict[str, Any]) -> str:
+    """What an environment was to be made with, by the options that say so."""
+    kwargs = {name: value for name, value in make.items() if name not in ("render_mode", "max_episode_steps")}
+    return f" with env.kwargs {kwargs}" if kwargs else ""

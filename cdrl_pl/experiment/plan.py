@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
+from cdrl_pl.shipped import config_file, located
 from cdrl_pl.spelling import nearest, nearest_config
 from cdrl_pl.yaml_file import YamlError, load
 
@@ -112,7 +113,8 @@ PUBLISHED = {
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """The experiment of a YAML file. Its paths are relative to the current folder, as in configs.
+    """The experiment of a YAML file. Its paths are relative to the current folder, or of what is shipped, as in
+    configs.
 
     ``config`` and ``overrides`` at the top are every arm's; an arm's own ``config`` stands instead of the common one,
     its own ``overrides`` come after the common ones.
@@ -121,12 +123,15 @@ def read_experiment(path: str | Path) -> Experiment:
         ExperimentError: naming the option, its value and what is allowed; or a config that is no file.
     """
     experiment = read_recorded(path)
-    for arm in experiment.arms:
+    arms = tuple(
+        replace(arm, config=tuple(located(config_file(file)) for file in arm.config)) for arm in experiment.arms
+    )
+    for arm in arms:
         for file in arm.config:
             if not Path(file).is_file():
                 known = f"no file below {Path.cwd()}{nearest_config(Path(file))}"
                 raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, {known}")
-    return experiment
+    return replace(experiment, arms=arms)
 
 
 def read_recorded(path: str | Path) -> Experiment:

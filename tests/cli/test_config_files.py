@@ -153,14 +153,14 @@ def test_names_that_are_no_text_are_refused_everywhere(refused: Refused, tmp_pat
 # Files that configs name
 
 
-TEACHER = {"teacher": {"certificate": "teachers/cartpole"}, "beta": pole()}
+TEACHER = {"teacher": {"certificate": "experts/cartpole"}, "beta": pole()}
 STORED = edge(teacher="teacher", T1=None, alignment={"file": "stored/alignment.safetensors"})
 
 
 def store(folder: Path, content: str = "{}") -> None:
     """A teacher below a folder, and something in place of an alignment."""
-    (folder / "teachers").mkdir()
-    (folder / "teachers" / "cartpole").symlink_to(TEACHERS / "cartpole")
+    (folder / "experts").mkdir()
+    (folder / "experts" / "cartpole").symlink_to(TEACHERS / "cartpole")
     (folder / "stored").mkdir()
     (folder / "stored" / "alignment.safetensors").write_text(content)
 
@@ -187,7 +187,7 @@ def paths(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[st
     return go
 
 
-FOUND = ["teachers/cartpole", "stored/alignment.safetensors"]
+FOUND = ["experts/cartpole", "stored/alignment.safetensors"]
 
 
 def test_a_teacher_is_looked_for_here_and_then_beside_the_config(
@@ -225,16 +225,20 @@ def test_an_error_says_where_a_teacher_was_looked_for(
     relative: bool, elsewhere: Path, refused: Refused, tmp_path: Path
 ) -> None:
     config = Path("elsewhere/tiny.yaml") if relative else elsewhere
-    said = "there is no 'teachers/cartpole'; looked in"
+    said = "there is no 'experts/cartpole'; looked in"
     text = refused("--config", config)
-    assert text.startswith("model.agents.teacher.certificate: teachers/cartpole/certificate.json cannot be read: ")
-    assert text.endswith(f"{said} {tmp_path} and in {config.parent}")
+    assert text.startswith("model.agents.teacher.certificate: experts/cartpole/certificate.json cannot be read: ")
+    assert text.endswith(f"{said} {tmp_path} and in {config.parent}; none is shipped")
     text = refused("--config", config, f"--model.agents.teacher.certificate={TEACHERS / 'cartpole'}")
-    assert text.startswith("model.transfers[0].alignment.file: ") and text.endswith(f"and in {config.parent}")
+    assert text.startswith("model.transfers[0].alignment.file: ") and text.endswith(
+        f"and in {config.parent}; none is shipped"
+    )
     here = write(tmp_path / "tiny.yaml", tiny(**TEACHER))
-    assert refused("--config", here).endswith(f"{said} {tmp_path}")
+    assert refused("--config", here).endswith(f"{said} {tmp_path}; none is shipped")
     assert refused("--config", here, "--model.agents.teacher.certificate=/nowhere").endswith("no '/nowhere'")
-    assert refused("--teacher=nowhere", command="test").endswith(f"there is no 'nowhere'; looked in {tmp_path}")
+    assert refused("--teacher=nowhere", command="test").endswith(
+        f"there is no 'nowhere'; looked in {tmp_path}; none is shipped"
+    )
 
 
 def test_a_stored_alignment_counts_by_its_content(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from command_line import REPOSITORY
@@ -101,6 +102,30 @@ def test_an_unknown_id_names_the_nearest_known(name: str, nearest: str) -> None:
         resolve(EnvConfig(name))
 
 
+def test_an_unknown_id_without_a_module_is_told_of_modules() -> None:
+    with pytest.raises(EnvError, match="as module:id"):
+        resolve(EnvConfig("Corridor-v0"))
+
+
+def test_a_keyword_that_a_task_does_not_take_is_named() -> None:
+    with pytest.raises(EnvError, match=r"'CartPole-v1' cannot be made with env.kwargs \{'moves': 5\}: .*moves"):
+        describe(EnvConfig("CartPole-v1", kwargs={"moves": 5}))
+
+
+class Undrawn(CartPoleEnv):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_a_task_without_a_render_mode_is_told_what_a_video_needs() -> None:
+    gymnasium.register("Undrawn-v0", Undrawn)
+    try:
+        with pytest.raises(EnvError, match=r"cannot be drawn: .*an argument render_mode of its constructor"):
+            check_drawn(EnvConfig("Undrawn-v0"))
+    finally:
+        del gymnasium.registry["Undrawn-v0"]
+
+
 def test_a_module_that_cannot_be_imported_is_named() -> None:
     with pytest.raises(EnvError, match=r"the module 'no_such_module' cannot be imported"):
         resolve(EnvConfig("no_such_module:Some-v0"))
@@ -110,6 +135,7 @@ def test_a_module_that_cannot_be_imported_is_named() -> None:
     ("options", "message"),
     [
         ({"image_size": 0}, "env.image_size is 0"),
+        ({"image_size": 4000}, "env.image_size is 4000; it must be from 1 to 1024 pixels"),
         ({"noop_max": -1}, "env.noop_max is -1"),
         ({"max_episode_steps": 0}, "env.max_episode_steps is 0"),
         ({"repeat_action_probability": 1.5}, "env.repeat_action_probability is 1.5"),
