@@ -90,7 +90,7 @@ class Reader:
             if not named:
                 assert language == "yaml", "a script's first line is its name"
                 self.own_process("fit", "--config", path.name, "--T_max=400", "--T1=100", "--T2=200")
-            elif "__main__" in text:
+            elif "import cdrl_pl" in text or "from cdrl_pl import" in text:
                 self.script(path)
         else:
             assert language == "" and "python -m" not in text, "a drawing has no commands"
