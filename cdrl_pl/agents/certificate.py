@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
+from cdrl_pl.envs import EnvConfig, EnvSpec, renamed, resolve
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.storage.atomic import write_json, write_whole
@@ -100,7 +100,7 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
                 f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read"
             )
         certificate = Certificate(
-            env=record(EnvConfig, content["env"]),
+            env=record(EnvConfig, renamed(content["env"])),
             spec=record(EnvSpec, content["spec"]),
             network=record(NetworkConfig, content["network"]),
             evaluation={k: record(Score, v) for k, v in content["evaluation"].items()},

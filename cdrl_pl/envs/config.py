@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs.view import View
 
 
 class EnvError(ConfigError):
@@ -29,10 +30,8 @@ class EnvConfig:
         full_action_space: Offers all 18 Atari actions instead of the game's minimal set. Atari only.
         noop_max: Most no-op actions at the start of an episode; their number is drawn anew for each episode, from 0 on.
             Atari only.
-        image_size: Side of the square grey image that image observations become, in pixels.
-        crop: First and last row of pixels of an image, the last excluded, that are kept before resizing. null is the
-            paper's [34, 194] for Atari (whose screens have 210 rows: [0, 210] keeps all of them), and all rows
-            elsewhere.
+        view: How the agent sees the game; null is the paper's (pictures become a grey square of 42 pixels, Atari's are
+            cropped first), and of a certificated agent in another game its own.
         kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
         actions: The game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice; null
             keeps the game's own. Tasks whose right alignment is known are made this way.
@@ -44,8 +43,7 @@ class EnvConfig:
     max_episode_steps: int | None = None
     full_action_space: bool = False
     noop_max: int = 0
-    image_size: int = 42
-    crop: tuple[int, int] | None = None
+    view: View | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     actions: tuple[int, ...] | None = None
 
@@ -109,8 +107,9 @@ def resolve(config: EnvConfig) -> EnvConfig:
             value out of range.
     """
     preset = PRESETS.get(config.id, {})
-    given = {k: v for k, v in asdict(config).items() if v is not None and k != "id"}
-    merged = replace(config, **{**preset, **{k: v for k, v in given.items() if k in preset}})
+    merged = replace(
+        config, **{k: v if (given := getattr(config, k)) is None or k == "id" else given for k, v in preset.items()}
+    )
     spec = _registered(merged.id, config.id)
     _check_values(merged)
     if is_atari(merged):
@@ -123,7 +122,7 @@ def resolve(config: EnvConfig) -> EnvConfig:
     ):
         if (value := getattr(merged, option)) != unset:
             raise EnvError(f"env.{option} is {value!r}, but {config.id} is not an Atari game; leave it out")
-    return merged
+    return replace(merged, view=merged.view or View())
 
 
 def _registered(env_id: str, name: str) -> Any:
@@ -142,12 +141,10 @@ def _registered(env_id: str, name: str) -> Any:
 
 
 def _check_values(config: EnvConfig) -> None:
-    crop, actions = config.crop, config.actions
+    actions = config.actions
     limit, sticky = config.max_episode_steps, config.repeat_action_probability
     for option, ok, allowed in (
-        ("image_size", config.image_size >= 1, "1 or more"),
         ("noop_max", config.noop_max >= 0, "0 or more"),
-        ("crop", crop is None or 0 <= crop[0] < crop[1], "[first, last] with 0 <= first < last, last being excluded"),
         (
             "actions",
             actions is None or (len(actions) > 0 and min(actions) >= 0),
@@ -172,14 +169,24 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     low, high = (skip, skip) if isinstance(skip, int) else skip
     if not 1 <= low <= high:
         raise EnvError(f"env.frame_skip is {skip!r}; it must be 1 or more, or [least, most] with 1 <= least <= most")
-    frames = frame_cap(spec)
+    frames, view = frame_cap(spec), config.view or View()
+    for option, unset in (("keys", None), ("codes", None)):
+        if (value := getattr(view, option)) != unset:
+            raise EnvError(f"env.view.{option} is {list(value)}, but {config.id} shows a screen; leave it out")
     return replace(
         config,
         frame_skip=skip,
         repeat_action_probability=own["repeat_action_probability"] if sticky is None else sticky,
         max_episode_steps=config.max_episode_steps or spec.max_episode_steps or frames // low,
-        crop=config.crop or ATARI_CROP,
+        view=replace(view, crop=view.crop or ATARI_CROP),
     )
+
+
+def renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """A task's record with today's names: what was ``image_size`` and ``crop`` is its view's."""
+    record, names = dict(record), {"image_size": "size", "crop": "crop"}
+    view = {new: record.pop(old) for old, new in names.items() if old in record}
+    return {**record, "view": view} if view else record
 
 
 def frame_cap(spec: Any) -> int:

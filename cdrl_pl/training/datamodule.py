@@ -173,6 +173,7 @@ class RolloutDataModule(pl.LightningDataModule):
                 (self.resolved_seed(), trainer.global_rank, index),
                 # Several ranks end together, at a batch's boundary: one that left alone would let the others wait.
                 lambda: module.stop_request.requested and trainer.world_size == 1,
+                others=module.views[name],
             )
         self._dataset = RolloutDataset(self.pools, module)
 
