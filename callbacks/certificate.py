@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ class CertificatedTeacher(pl.Callback):
             "window": self.window,
             "mean_return": mean,
         }
+        if agent.learner is not None:
+            training["learner"] = asdict(agent.learner)
         save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
         rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
 

@@ -60,8 +60,14 @@ class CertificatedAgent(pl.LightningModule):
         (A teacher whose task is not played needs no such module.)
 
         Raises:
-            EnvError: naming the module, where the certificate has it.
+            EnvError: naming the module, or the wrappers, where the certificate has them.
         """
+        wrappers = self.certificate.training.get("wrappers")
+        if wrappers and not self.env.wrappers and self.game == self.certificate.env.id:
+            raise EnvError(
+                f"{self.env.id} was played within the wrappers {wrappers!r}, which a certificate never imports: "
+                "name them as its env.wrappers"
+            )
         try:
             resolve(self.env)
         except EnvError as error:

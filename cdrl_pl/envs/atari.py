@@ -41,6 +41,8 @@ class AtariGame:
         self._ale.loadROM(rom)
         own = self._ale.getLegalActionSet() if config.full_action_space else self._ale.getMinimalActionSet()
         self._noop, self._actions = own[0], chosen_actions(config, own)
+        self._fire = next((a for a in own if a.name == "FIRE"), None) if config.fire_on_reset else None
+        self.goes_on, self._lives = False, 0
         height, width = self._ale.getScreenDims()
         views = (config.view, *others)
         self._observers = [Observer(view, picture(view, config.id, height, width)) for view in views]
@@ -60,13 +62,21 @@ class AtariGame:
     def reset(self, *outs: Array) -> None:
         """Starts an episode, after up to ``noop_max`` no-ops."""
         ale = self._ale
-        ale.reset_game()
-        self._steps = 0
-        if self.config.noop_max:
-            for _ in range(int(self._rng.integers(self.config.noop_max + 1))):
-                ale.act(self._noop)
-                if ale.game_over():
-                    ale.reset_game()
+        if self.goes_on:  # a life ended, not the game
+            ale.act(self._noop)
+        else:
+            ale.reset_game()
+            self._steps = 0
+            if self.config.noop_max:
+                for _ in range(int(self._rng.integers(self.config.noop_max + 1))):
+                    ale.act(self._noop)
+                    if ale.game_over():
+                        ale.reset_game()
+        if self._fire is not None:
+            self._press_fire()
+            if ale.game_over():
+                ale.reset_game()
+        self.goes_on, self._lives = False, ale.lives()
         for screen in self._screens.values():
             screen.take()
         for observer, screen, out in zip(self._observers, self._shown, outs, strict=True):
@@ -84,12 +94,27 @@ class AtariGame:
         reward += act(name)
         self._steps += 1
         terminated = self._ale.game_over()
+        if self._fire is not None or self.config.episodic_life:
+            terminated = self._lost_a_life() or terminated
         for screen in self._screens.values():
             screen.take_next(frames)
         for observer, screen, out in zip(self._observers, self._shown, outs, strict=True):
             observer.see(screen.pixels, out)
         capped = self._frame_cap is not None and self._ale.getEpisodeFrameNumber() >= self._frame_cap
         return float(reward), terminated, not terminated and (capped or self._steps >= self._limit)
+
+    def _lost_a_life(self) -> bool:
+        """Whether an episode ended with a life; where only lives end, FIRE begins the next one at once."""
+        lives, over = self._ale.lives(), self._ale.game_over()
+        lost, self._lives = 0 < lives < self._lives and not over, lives
+        self.goes_on = lost and self.config.episodic_life
+        if lost and not self.goes_on and self._fire is not None:
+            self._press_fire()
+        return self.goes_on
+
+    def _press_fire(self) -> None:
+        for _ in range(self._low):
+            self._ale.act(self._fire)
 
     def snapshot(self) -> dict[str, Any]:
         """The emulator's state, the last screens, what views stack, and this game's randomness."""
@@ -99,6 +124,7 @@ class AtariGame:
             "stacks": [o.memory.copy() for o in self._observers if o.memory is not None],
             "rng": self._rng.bit_generator.state,
             "steps": self._steps,
+            "lives": self._lives,
         }
 
     def restore(self, snapshot: dict[str, Any], *outs: Array) -> None:
@@ -109,7 +135,7 @@ class AtariGame:
         state.__setstate__(bytes(snapshot["emulator"]))
         self._ale.restoreSystemState(state)
         self._rng.bit_generator.state = snapshot["rng"]
-        self._steps = snapshot["steps"]
+        self._steps, self._lives, self.goes_on = snapshot["steps"], snapshot["lives"], False
         # The emulator draws its screen anew only when it plays on.
         for kind, pixels in zip(sorted(self._screens), snapshot["screens"], strict=True):
             self._screens[kind].pixels[...] = pixels

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs.packages import make_known
 from cdrl_pl.envs.view import View
 
 
@@ -33,6 +34,13 @@ class EnvConfig:
         view: How the agent sees the game; null is the paper's (pictures become a grey square of 42 pixels, Atari's are
             cropped first), and of a certificated agent in another game its own.
         kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
+        wrappers: Gymnasium wrappers around the environment, the innermost first, as module.Class or {module.Class:
+            {keyword: value}}. Each is imported; a certificate never imports them, so that whoever plays it names them
+            again. Not for Atari.
+        fire_on_reset: Presses FIRE for a decision where a game begins or a life has been lost, in games that have it.
+            Atari only.
+        episodic_life: Ends an episode of training with every lost life; returns are still of whole games, and so are
+            evaluations. Atari only.
         actions: The game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice; null
             keeps the game's own. Tasks whose right alignment is known are made this way.
     """
@@ -46,6 +54,9 @@ class EnvConfig:
     view: View | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     actions: tuple[int, ...] | None = None
+    wrappers: tuple[str | dict[str, Any], ...] = ()
+    fire_on_reset: bool = False
+    episodic_life: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,8 @@ def resolve(config: EnvConfig) -> EnvConfig:
         ("repeat_action_probability", None),
         ("full_action_space", False),
         ("noop_max", 0),
+        ("fire_on_reset", False),
+        ("episodic_life", False),
     ):
         if (value := getattr(merged, option)) != unset:
             raise EnvError(f"env.{option} is {value!r}, but {config.id} is not an Atari game; leave it out")
@@ -133,6 +146,8 @@ def _registered(env_id: str, name: str) -> Any:
             importlib.import_module(module)
         except ImportError as error:
             raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
+    if extra := make_known(bare):
+        raise EnvError(f"env.id is {name!r}, whose package is not installed; pip install 'cdrl-pl[{extra}]'")
     known = registry()
     if bare not in known:
         near = difflib.get_close_matches(name, [*PRESETS, *known], n=1, cutoff=0.0)
@@ -161,6 +176,8 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     """What the registration says, where the config leaves it open."""
     if config.kwargs:
         raise EnvError(f"env.kwargs is {config.kwargs!r}; Atari games take the named options instead")
+    if config.wrappers:
+        raise EnvError(f"env.wrappers is {config.wrappers!r}; Atari games take the named options and views instead")
     own, skip, sticky = spec.kwargs, config.frame_skip, config.repeat_action_probability
     if skip is None:
         skip = own["frameskip"]
@@ -195,9 +212,9 @@ def frame_cap(spec: Any) -> int:
 
 
 def with_noops(config: EnvConfig, noop_max: int) -> EnvConfig:
-    """The resolved task as policies are scored in it: with random starts of up to so many no-ops, where it is Atari."""
+    """The resolved task as policies are scored in it: whole games, from up to so many no-ops, where it is Atari."""
     config = resolve(config)
-    return replace(config, noop_max=noop_max) if is_atari(config) else config
+    return replace(config, noop_max=noop_max, episodic_life=False) if is_atari(config) else config
 
 
 def is_atari(config: EnvConfig) -> bool:

@@ -18,6 +18,8 @@ class Game(Protocol):
     """
 
     spec: EnvSpec
+    goes_on: bool
+    """Whether only a life ended with the last episode; then the next one is of the same game."""
 
     def reset(self, *outs: Array) -> None:
         """Starts an episode."""

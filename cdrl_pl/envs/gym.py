@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ class GymGame:
         render: pictures will be asked for.
     """
 
+    goes_on = False
+
     def __init__(self, config: EnvConfig, seed: int, others: Sequence[View] = (), render: bool = False) -> None:
         import gymnasium
         from gymnasium.spaces import Discrete
@@ -42,6 +45,8 @@ class GymGame:
             self._env = gymnasium.make(config.id, **make)
         except (TypeError, gymnasium.error.Error) as error:
             raise EnvError(f"env.id {config.id!r} cannot be made with {make}: {error}") from error
+        for wrapper in config.wrappers:
+            self._env = wrapped(self._env, wrapper)
         space, actions = self._env.observation_space, self._env.action_space
         if not isinstance(actions, Discrete):
             raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
@@ -102,3 +107,24 @@ class GymGame:
 
     def close(self) -> None:
         self._env.close()
+
+
+def wrapped(env: Any, wrapper: str | dict[str, Any]) -> Any:
+    """An environment within a wrapper of ``env.wrappers``.
+
+    Raises:
+        EnvError: it cannot be imported, is no wrapper, or does not take its keywords.
+    """
+    path, kwargs = next(iter(wrapper.items())) if isinstance(wrapper, dict) and len(wrapper) == 1 else (wrapper, None)
+    module, dot, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if not dot or not (kwargs is None or isinstance(kwargs, dict)):
+        raise EnvError(
+            f"env.wrappers has {wrapper!r}; it must be module.Class, or {{module.Class: {{keyword: value}}}}"
+        )
+    try:
+        made = getattr(importlib.import_module(module), name)(env, **kwargs or {})
+    except (ImportError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        raise EnvError(f"env.wrappers has {path!r}, which cannot be put around {env}: {error}") from error
+    if not all(hasattr(made, part) for part in ("reset", "step", "observation_space", "action_space")):
+        raise EnvError(f"env.wrappers has {path!r}, which makes no environment of {env}")
+    return made

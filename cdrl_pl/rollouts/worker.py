@@ -81,8 +81,9 @@ class EnvironmentLoop:
             slot["final_values"][t, cut] = self._actor.values(following[0][cut], cut)
         episodes = []
         for b in np.flatnonzero(ended):
-            episodes.append(Episode(float(self._return[b]), int(self._length[b])))
-            self._return[b], self._length[b] = 0.0, 0
+            if not self._games[b].goes_on:
+                episodes.append(Episode(float(self._return[b]), int(self._length[b])))
+                self._return[b], self._length[b] = 0.0, 0
             self._games[b].reset(*[rows[b] for rows in following])
         check_finite(self.config.env, following[0])
         return episodes
