@@ -1,11 +1,24 @@
-"""Lightning callbacks: when transfers teach, what is stored, and what a person sees."""
+"""Lightning callbacks: when transfers teach, what is stored, and what a person sees.
 
-from callbacks.actions import ActionDistributions
-from callbacks.alignment import StoredAlignment
-from callbacks.certificate import CertificatedTeacher
-from callbacks.checkpoint import EnvStepsCheckpoint
-from callbacks.progress import Progress
-from callbacks.transfers import AlignmentSchedule, DistillationSchedule
+The same module as ``cdrl_pl.callbacks``, which a folder of this name elsewhere does not shadow.
+"""
+
+import sys
+
+import cdrl_pl.callbacks as ours
+from cdrl_pl.callbacks import (
+    ActionDistributions,
+    AlignmentSchedule,
+    CertificatedTeacher,
+    DistillationSchedule,
+    EnvStepsCheckpoint,
+    Progress,
+    StoredAlignment,
+)
+
+for _name in [name for name in sys.modules if name.startswith(f"{ours.__name__}.")]:
+    sys.modules[__name__ + _name.removeprefix(ours.__name__)] = sys.modules[_name]
+sys.modules[__name__] = ours
 
 __all__ = [
     "ActionDistributions",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import with_noops
+from cdrl_pl.evaluation.display import EvaluationDisplay
 from cdrl_pl.evaluation.evaluate import evaluate
+from cdrl_pl.evaluation.score import Score
+from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.stop import Stopped
@@ -21,22 +25,27 @@ from cdrl_pl.training.collaboration import Collaboration
 
 
 class CertificatedTeacher(pl.Callback):
-    """Stores an agent once its mean return over the last episodes passes a threshold, with its frozen policy's score.
+    """Stores an agent once its frozen policy's mean return passes a threshold, with the scores that show it.
 
-    Writes ``weights.safetensors`` and ``certificate.json`` to ``folder`` below the run folder. The evaluation is on
-    fresh environments with their own seeds, sampled and greedy; the scores are written whatever they are.
+    The mean return of training is of policies that changed meanwhile, and of luck: it only says when to ask. Then the
+    frozen policy plays a trial, sampled, and where that passes the full evaluation, sampled and greedy; where the
+    sampled mean falls short the run goes on, and the next trial comes after as many training episodes as were played to
+    ask. Every evaluation has environments and seeds of its own. Writes ``weights.safetensors`` and ``certificate.json``
+    to ``folder`` below the run folder.
 
     Args:
         agent: Name of a learning agent.
-        threshold: Mean return of the last ``window`` training episodes, in the game's own points, that the agent must
-            reach.
+        threshold: Mean return, in the game's own points, that the frozen policy must reach, sampled; and before it is
+            asked, the last ``window`` training episodes.
         window: Number of finished training episodes that are needed, and averaged.
-        episodes: Episodes of each evaluation of the frozen policy.
+        episodes: Episodes of each full evaluation of the frozen policy.
+        trial: Episodes of the short evaluation before the full one; 0, or ``episodes`` and more, leave it out.
         noop_max: Most random no-op actions at the start of an episode of the evaluation (Atari), since a deterministic
             game would repeat one episode.
         folder: Folder below the run folder; null takes ``teacher/<agent>``.
         stop: Ends the run when the teacher is stored.
-        improvement: Points by which the mean return must have grown before the agent is stored again; null stores once.
+        improvement: Points by which both means must have grown over the stored score before the agent is stored again;
+            null stores once.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class CertificatedTeacher(pl.Callback):
         threshold: float,
         window: int = 100,
         episodes: int = 100,
+        trial: int = 20,
         noop_max: int = 30,
         folder: str | None = None,
         stop: bool = False,
@@ -52,11 +62,14 @@ class CertificatedTeacher(pl.Callback):
     ) -> None:
         if folder is not None:
             check_below("CertificatedTeacher.folder", folder)
-        self.agent, self.threshold, self.window, self.episodes = agent, threshold, window, episodes
+        self.agent, self.threshold, self.window, self.episodes, self.trial = agent, threshold, window, episodes, trial
         self.noop_max, self.folder, self.stop, self.improvement = noop_max, folder, stop, improvement
         rows = [(name, getattr(self, name) >= 1, "1 or more") for name in ("window", "episodes")]
-        check_options("CertificatedTeacher.", self, rows)
-        self.certificated: float | None = None  # the mean return it was last stored at
+        check_options("CertificatedTeacher.", self, [*rows, ("trial", trial >= 0, "0 or more")])
+        self.certificated: float | None = None  # the sampled score it was last stored with
+        self.stored: tuple[Path, float, float] | None = None  # by this process: folder, sampled and greedy mean
+        self._attempts = 0  # evaluations that ended
+        self._next = 0  # training episodes that must have finished before the next
         self._begun: float | None = None  # the mean return of an evaluation that has begun and not ended
         self._seen = -1
 
@@ -90,7 +103,7 @@ class CertificatedTeacher(pl.Callback):
             return
         self._seen = finished
         recent = [e.ret for e in pl_module.run_log.episodes[self.agent]][-self.window :]
-        if len(recent) == self.window and sum(recent) / self.window >= self._needed:
+        if finished >= self._next and len(recent) == self.window and sum(recent) / self.window >= self._needed:
             self._certificate(trainer, pl_module, sum(recent) / self.window)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,54 +113,93 @@ class CertificatedTeacher(pl.Callback):
             self._certificate(trainer, pl_module, self._begun)
 
     def _certificate(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
-        self._begun, finished = mean, True
+        self._begun = mean
+        outcome: tuple[float | None, int] | None = None  # the score it was stored with, and the episodes it took to ask
         if trainer.is_global_zero:
-            try:
-                self._store(trainer, module, mean)
-            except Stopped:
-                finished = False  # the other ranks wait: all of them end at the batch's boundary
-        if not trainer.strategy.broadcast(finished):
+            with suppress(Stopped):  # the other ranks wait: all of them end at the batch's boundary
+                outcome = self._ask(trainer, module, mean)
+        outcome = trainer.strategy.broadcast(outcome)
+        if outcome is None:
             rank_zero_info("the evaluation of %s was told to end; it begins again on resume", self.agent)
             return
-        self._begun, self.certificated = None, mean
-        if self.stop:
-            trainer.should_stop = True
+        stored, played = outcome
+        self._begun, self._attempts = None, self._attempts + 1
+        self._next = module.run_log.num_episodes[self.agent] + played
+        if stored is not None:
+            self.certificated = stored
+            if self.stop:
+                trainer.should_stop = True
 
-    def _store(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
+    def _ask(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> tuple[float | None, int]:
+        """The sampled score that the frozen policy was stored with, null where it fell short; the episodes played."""
+        needed, at = self._needed, f"at T = {module.clock}"
+        assert needed is not None
+        frozen, played = copy.deepcopy(module.agents[self.agent].network).eval(), 0
+        for kind, episodes in (("trial", self.trial), ("evaluation", self.episodes)):
+            if kind == "trial" and not 0 < episodes < self.episodes:
+                continue
+            rank_zero_info("%s reached %.2f %s; its frozen policy plays %d episodes", self.agent, mean, at, episodes)
+            sampled = self._evaluate(trainer, module, frozen, kind, episodes, greedy=False)
+            played += episodes
+            if sampled.mean < needed:
+                rank_zero_info(
+                    "%s is not stored: its frozen policy scores %.2f in %d episodes, sampled, below %.2f; it learns on",
+                    self.agent,
+                    sampled.mean,
+                    episodes,
+                    needed,
+                )
+                return None, played
+        greedy = self._evaluate(trainer, module, frozen, "evaluation", self.episodes, greedy=True)
         agent, data = module.agents[self.agent], trainer.datamodule  # type: ignore[attr-defined]
-        env = with_noops(agent.env, self.noop_max)
-        frozen = copy.deepcopy(agent.network).eval()
-        seed = data.resolved_seed() + 1_000_003  # not the seeds it trained on
-        rank_zero_info("%s reached %.2f at T = %d; evaluating it", self.agent, mean, module.clock)
-        scores = {
-            "greedy" if greedy else "sampled": evaluate(
-                frozen,
-                env,
-                self.episodes,
-                greedy,
-                seed,
-                interrupted=lambda: module.stop_request.requested,
-                processes=evaluation_processes(self.episodes),
-            )
-            for greedy in (False, True)
-        }
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / (self.folder or f"teacher/{self.agent}")
         training = {
             "env_steps": module.env_steps[self.agent],
             "seed": data.resolved_seed(),
             "threshold": self.threshold,
             "window": self.window,
             "mean_return": mean,
+            "attempts": self._attempts + 1,
+            "reward_scale": agent.learner.reward_scale if agent.learner else 1.0,
+            "clip_rewards": bool(agent.learner and agent.learner.clip_rewards),
         }
-        if agent.learner is not None:
-            training["learner"] = asdict(agent.learner)
-        save_certificate(folder, frozen, agent.env, agent.spec, scores, training)
-        rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, scores["sampled"].mean, scores["greedy"].mean)
+        save_certificate(folder, frozen, agent.env, agent.spec, {"sampled": sampled, "greedy": greedy}, training)
+        self.stored = (folder, sampled.mean, greedy.mean)
+        rank_zero_info("stored %s: sampled %.2f, greedy %.2f", folder, sampled.mean, greedy.mean)
+        return sampled.mean, played + self.episodes
+
+    def _evaluate(
+        self, trainer: pl.Trainer, module: Collaboration, frozen: PolicyNetwork, kind: str, episodes: int, greedy: bool
+    ) -> Score:
+        seeds = np.random.SeedSequence(
+            entropy=trainer.datamodule.resolved_seed(),  # type: ignore[attr-defined]
+            spawn_key=(1_000_003, self._attempts, kind == "trial"),  # none it trained on, and none asked before
+        )
+        what = f"{kind} of {self.agent}, frozen, {'greedy' if greedy else 'sampled'}"
+        with EvaluationDisplay(what, episodes, module.announce) as display:
+            return evaluate(
+                frozen,
+                with_noops(module.agents[self.agent].env, self.noop_max),
+                episodes,
+                greedy,
+                int(seeds.generate_state(1)[0]),
+                interrupted=lambda: module.stop_request.requested,
+                processes=evaluation_processes(episodes),
+                progress=display.update,
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean return it was last stored at, and that of an evaluation that has begun and not ended."""
-        return {"certificated": self.certificated, "begun": self._begun}
+        """The score it was last stored with, the mean return of an evaluation that has begun and not ended, and when
+        the next is due.
+        """
+        return {
+            "certificated": self.certificated,
+            "begun": self._begun,
+            "attempts": self._attempts,
+            "next": self._next,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self.certificated, self._begun = state_dict["certificated"], state_dict["begun"]
+        self._attempts, self._next = state_dict.get("attempts", 0), state_dict.get("next", 0)  # not in format 1

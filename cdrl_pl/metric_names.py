@@ -48,8 +48,8 @@ LENGTH = Metric("length/{agent}", "decisions", "mean length of those episodes")
 EPISODES = Metric("episodes/{agent}", "episodes", "training episodes finished since the beginning")
 DECISIONS_PER_SECOND = Metric("decisions_per_second", "decisions/s", "of all playing agents" + _LINE)
 SECONDS = Metric("seconds", "s", "since the last line")
-POLICY_LOSS = Metric("policy_loss/{agent}", "", "-log pi(a) A, mean per decision")
-VALUE_LOSS = Metric("value_loss/{agent}", "", "(R - v)^2, mean per decision")
+POLICY_LOSS = Metric("policy_loss/{agent}", "", "-log pi(a) A, mean per decision, of scaled rewards")
+VALUE_LOSS = Metric("value_loss/{agent}", "", "(R - v)^2, mean per decision, of scaled rewards")
 ENTROPY = Metric("entropy/{agent}", "nats", "of the policy, mean per decision")
 POLICY_LAG = Metric("policy_lag/{agent}", "updates", "between the policy that played a rollout and the newest")
 ACTIONS = Metric("actions/{source}", "", "mean probability of each action, by its index" + _SOURCE, vector=True)
@@ -67,6 +67,9 @@ TEACHER_VALUE = Metric("teacher_value/{transfer}", "", "what following the teach
 TEACHER_FACTOR = Metric("teacher_factor/{transfer}", "", "a teacher's share of the attention; a student's average 1")
 GRADIENT_COSINE = Metric(
     "gradient_cosine/{transfer}", "", "of the distillation and the reinforcement gradient on the student's trunk"
+)
+GRADIENT_RATIO = Metric(
+    "gradient_ratio/{transfer}", "", "norm of the distillation gradient, unweighted, over the reinforcement's there"
 )
 GRAD_NORM = Metric("grad_norm/{optimizer}", "", "global norm of the gradient before clipping, mean per step")
 SKIPPED_STEPS = Metric("skipped_steps/{optimizer}", "steps", "not taken, the gradient not being finite" + _LINE)

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 
-import callbacks
+import cdrl_pl.callbacks as callbacks
 from cdrl_pl.cli.help import nested, nested_parser
 from cdrl_pl.cli.main import CALLBACKS
 from cdrl_pl.cli.options import SHORT
@@ -39,7 +39,7 @@ def reference() -> str:
         shown = section(name)
         rows = options(kind, nested_parser(name, kind), shown)
         parts += [f"## {shown}\n", table(("option", "default", "what it is"), rows)]
-    parts.append("## Callbacks\n\nOf `trainer.callbacks`: `{class_path: callbacks.NAME, init_args: {...}}`.\n")
+    parts.append("## Callbacks\n\nOf `trainer.callbacks`: `{class_path: cdrl_pl.callbacks.NAME, init_args: {...}}`.\n")
     for name in callbacks.__all__:
         kind = getattr(callbacks, name)
         first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
@@ -75,7 +75,7 @@ def options(kind: type, parser: Any, within: str) -> Iterator[tuple[str, str, st
 
 def by_itself(name: str) -> str:
     """Whether ``fit`` adds a callback where the config names none of its class, and what leaves it out."""
-    if (path := f"callbacks.{name}") not in CALLBACKS:
+    if (path := f"cdrl_pl.callbacks.{name}") not in CALLBACKS:
         return ""
     off = CALLBACKS[path]
     return " `fit` adds it by itself" + (f"; `--trainer.{off} false` leaves it out." if off else ".")

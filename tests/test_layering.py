@@ -28,6 +28,8 @@ MODULES = sorted(
 def room(module: str) -> int:
     if module == "__main__":
         return len(ROOMS)
+    if module == "callbacks":
+        return ROOMS.index("cli")  # over everything but the command line
     first, dot, _ = module.partition(".")
     return ROOMS.index(first if dot or first in ROOMS else "")
 
@@ -45,8 +47,10 @@ def names(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, "a relative import is of the file beside it, as only callbacks have it"
+            yield from (f"cdrl_pl.callbacks.{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -109,7 +113,8 @@ def test_the_reader_of_imports_sees_every_spelling() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_package_never_imports_the_callbacks_the_tests_or_the_benchmarks(module: str) -> None:
-    assert others(source(module).read_text()) & {"callbacks", "tests", "benchmarks"} == set()
+    named = {"callbacks"} if module == "callbacks" else set()  # where they get the package's name
+    assert others(source(module).read_text()) & {"callbacks", "tests", "benchmarks"} == named
 
 
 @pytest.mark.parametrize("path", python_files("callbacks"), ids=lambda path: path.stem)

@@ -36,7 +36,8 @@ class Certificate:
         spec: shapes of the observations and meanings of the actions.
         network: structure of the policy network.
         evaluation: "sampled" and "greedy" scores of the frozen policy, each with its protocol.
-        training: decisions (env_steps), seed, threshold and mean return, in points, that certificated it.
+        training: decisions (env_steps), seed, threshold and mean return, in points, and the number of evaluations that
+            certificated it; the factor of its rewards, in which its values are.
         versions: of what trained it.
         sha256: checksum of the weights file, in hexadecimal digits.
         format: version of the certificate's own layout, without unit.

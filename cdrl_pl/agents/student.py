@@ -31,13 +31,15 @@ class LearnerConfig:
         gamma: Discount per decision, 0 to 1.
         lam: Lambda of GAE and of V-trace, 0 to 1.
         value_coef: Weight of the value loss (R - v)^2 beside the policy loss, without unit.
-        entropy_coef: Weight of the entropy bonus, in reward per nat.
-        entropy_end: Weight of the entropy bonus, in reward per nat, that is reached in a straight line over the first
-            ``entropy_steps`` decisions; null keeps ``entropy_coef``.
+        entropy_coef: Weight of the entropy bonus, in (scaled) reward per nat.
+        entropy_end: Weight of the entropy bonus, in (scaled) reward per nat, that is reached in a straight line over
+            the first ``entropy_steps`` decisions; null keeps ``entropy_coef``.
         entropy_steps: Decisions until the weight of the entropy bonus is ``entropy_end``.
         max_grad_norm: Largest global norm of the student's gradient, without unit; a longer one is scaled down to it.
         batch_copies: Environment copies per gradient step; null takes all copies of a rollout in one step.
-        clip_rewards: Clips rewards to -1 to 1 in the learner. Reported returns are always the game's own points.
+        reward_scale: Factor of the rewards that the learner sees, per point; returns of about 1 to 30 suit the other
+            settings. Reported returns are always the game's own points.
+        clip_rewards: Clips the scaled rewards to -1 to 1 in the learner.
         reinforce: Learns from the agent's own rewards; false is a student that only distils (Figure 3a).
         off_policy: "vtrace" corrects for the lag of the policy that played (Espeholt et al. 2018, IMPALA); "none"
             learns as if the newest policy had played.
@@ -56,6 +58,7 @@ class LearnerConfig:
     entropy_steps: int = 1_000_000
     max_grad_norm: float = 40.0
     batch_copies: int | None = None
+    reward_scale: float = 1.0
     clip_rewards: bool = False
     reinforce: bool = True
     off_policy: Literal["none", "vtrace"] = "none"
@@ -75,6 +78,7 @@ class LearnerConfig:
             ("entropy_steps", self.entropy_steps >= 1, "1 or more"),
             ("max_grad_norm", self.max_grad_norm > 0, "above 0"),
             ("batch_copies", self.batch_copies is None or self.batch_copies >= 1, "1 or more, or null"),
+            ("reward_scale", self.reward_scale > 0, "above 0"),
             ("off_policy", self.off_policy in ("none", "vtrace"), "none or vtrace"),
             ("c_clip", self.c_clip > 0, "above 0"),
             ("rho_clip", self.rho_clip >= self.c_clip, f"c_clip, {self.c_clip}, or more"),
@@ -145,7 +149,9 @@ class Student(pl.LightningModule):
         config, steps = self.learner, rollout.steps
         if config is None or not config.reinforce:
             return None
-        rewards = rollout.rewards.clamp(-1.0, 1.0) if config.clip_rewards else rollout.rewards
+        rewards = rollout.rewards * config.reward_scale
+        if config.clip_rewards:
+            rewards = rewards.clamp(-1.0, 1.0)
         terminated, truncated = rollout.terminated, rollout.truncated
         if time_limit == "terminal":
             terminated, truncated = terminated | truncated, truncated & False

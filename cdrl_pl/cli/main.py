@@ -59,11 +59,11 @@ OWN = (
 PRINT, PRINT_FLAGS = "--print_config", ("skip_default", "skip_unset")
 TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
 CALLBACKS = {  # that every training has unless its config names one of the class: class path -> what switches it off
-    "callbacks.AlignmentSchedule": None,
-    "callbacks.DistillationSchedule": None,
-    "callbacks.ActionDistributions": None,
-    "callbacks.Progress": "enable_progress_bar",
-    "callbacks.EnvStepsCheckpoint": "enable_checkpointing",
+    "cdrl_pl.callbacks.AlignmentSchedule": None,
+    "cdrl_pl.callbacks.DistillationSchedule": None,
+    "cdrl_pl.callbacks.ActionDistributions": None,
+    "cdrl_pl.callbacks.Progress": "enable_progress_bar",
+    "cdrl_pl.callbacks.EnvStepsCheckpoint": "enable_checkpointing",
 }
 DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")  # options of the trainer that must agree
 
@@ -157,6 +157,8 @@ class CLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         for parser in self._subcommand_parsers.values():
             correct_help(parser)
+        for command in ("validate", "test"):
+            self._subcommand_parsers[command].set_defaults(verbose=False)  # the scores have a table of their own
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """The whole config of the run, of all config files and the options over them.
@@ -368,13 +370,11 @@ class _Quiet(logging.Filter):
 def _restored() -> Iterator[None]:
     """Leaves this process as it was before a run: its words, environment and signals, what it warns of and logs."""
     words, environment = sys.argv, {name: os.environ.get(name) for name in OWN}
-    own, quiet = logging.getLogger("callbacks"), _Quiet()
+    quiet = _Quiet()
     handlers = [h for name in ("lightning_fabric", "pytorch_lightning") for h in logging.getLogger(name).handlers]
-    level = own.level
     main = threading.current_thread() is threading.main_thread()
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
     with warnings.catch_warnings():
-        own.setLevel(logging.INFO)
         for noise in QUIET:
             warnings.filterwarnings("ignore", message=noise)
         for handler in handlers:
@@ -385,7 +385,6 @@ def _restored() -> Iterator[None]:
             sys.argv = words
             for number, action in signals.items():
                 signal.signal(number, action)
-            own.setLevel(level)
             for handler in handlers:
                 handler.removeFilter(quiet)
             for name, value in environment.items():

@@ -81,9 +81,9 @@ CKPT_PATH = (
 )
 TRAINER = {  # what is said of the trainer's options that mean something else, or more, in this program
     "callbacks": (
-        "callbacks by class path: Lightning's own, and callbacks.ActionDistributions, callbacks.AlignmentSchedule, "
-        "callbacks.CertificatedTeacher, callbacks.DistillationSchedule, callbacks.EnvStepsCheckpoint, "
-        "callbacks.Progress and callbacks.StoredAlignment; fit adds the ones that every training needs"
+        "callbacks by class path: Lightning's own, and of cdrl_pl.callbacks ActionDistributions, AlignmentSchedule, "
+        "CertificatedTeacher, DistillationSchedule, EnvStepsCheckpoint, Progress and StoredAlignment; fit adds the "
+        "ones that every training needs"
     ),
     "default_root_dir": "folder in which every run gets a folder of its own, version_N",
     "logger": "loggers by class path; null or true: TensorBoard and CSV files in the run's folder; false: none",
@@ -91,7 +91,7 @@ TRAINER = {  # what is said of the trainer's options that mean something else, o
 NESTED = (
     "Options within an option, such as those of one agent's learner, are listed by their own help: "
     "--model.agents.learner.help, --model.transfers.weight.help, --data.pool.help; those of a callback by "
-    "--trainer.callbacks.help=callbacks.CertificatedTeacher."
+    "--trainer.callbacks.help=cdrl_pl.callbacks.CertificatedTeacher."
 )
 
 

@@ -22,6 +22,23 @@ from cdrl_pl.types import Episode
 TICK_SECONDS = 0.5  # between two signs of life of an evaluation
 
 
+class Played(NamedTuple):
+    """How far an evaluation is.
+
+    Attributes:
+        episodes: that have ended.
+        total: sum of their returns, in points.
+    """
+
+    episodes: int
+    total: float
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean return, in points; None before the first."""
+        return self.total / self.episodes if self.episodes else None
+
+
 class CopyQuota(NamedTuple):
     """What one copy of the environment plays in an evaluation.
 
@@ -46,6 +63,7 @@ def evaluate(
     interrupted: Callable[[], bool] = lambda: False,
     processes: int = 1,
     stall_timeout: float = STALL,
+    progress: Callable[[Played], None] = lambda played: None,
 ) -> Score:
     """Plays exactly ``episodes`` episodes; every copy plays a fixed share, so short episodes are not favoured.
 
@@ -60,6 +78,7 @@ def evaluate(
         processes: number of processes that share the copies; 1 plays them here. Copies have randomness of their own, so
             the number of processes changes a score only through the rounding of logits.
         stall_timeout: seconds without progress of any of several processes after which the evaluation fails.
+        progress: called about twice a second with how far it is.
 
     Raises:
         Stopped: ``interrupted`` said so.
@@ -70,7 +89,8 @@ def evaluate(
     quotas = share_out(episodes, min(copies, episodes), seed)
     if processes == 1:
 
-        def tick() -> None:
+        def tick(now: Played) -> None:
+            progress(now)
             if interrupted():
                 raise Stopped("the evaluation was told to end")
 
@@ -78,7 +98,14 @@ def evaluate(
     else:
         weights = {name: value.numpy(force=True) for name, value in network.state_dict().items()}
         shares = [_Share(network.config, weights, env, quotas[i::processes], greedy) for i in range(processes)]
-        parts = in_processes(_play_share, [share for share in shares if share.quotas], interrupted, stall_timeout)
+        so_far: dict[int, Played] = {}
+
+        def add(index: int, now: Played) -> None:
+            so_far[index] = now
+            progress(Played(*map(sum, zip(*so_far.values(), strict=True))))
+
+        jobs = [share for share in shares if share.quotas]
+        parts = in_processes(_play_share, jobs, interrupted, stall_timeout, add)
         played = [parts[b % processes][b // processes] for b in range(len(quotas))]
     ended = [episode for copy in played for episode in copy]
     returns = [episode.ret for episode in ended]
@@ -106,7 +133,7 @@ def play(
     env: EnvConfig,
     quotas: Sequence[CopyQuota],
     greedy: bool,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[Played], None] = lambda now: None,
     watch: Callable[[Game], None] | None = None,
     max_steps: int | None = None,
 ) -> list[list[Episode]]:
@@ -117,7 +144,7 @@ def play(
         env: the task.
         quotas: one for each copy of the environment that is played side by side.
         greedy: the most probable action instead of a sampled one.
-        tick: called about twice a second as the copies get on; what it raises ends the evaluation.
+        tick: called about twice a second with how far all copies are; what it raises ends the evaluation.
         watch: called with each game after its reset and after each step, the last one of an episode included; where
             given, the games can be drawn.
         max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
@@ -128,22 +155,22 @@ def play(
     resets, state = np.ones(len(quotas), bool), network.initial_state(len(quotas), device)
     totals, lengths, steps = np.zeros(len(quotas)), np.zeros(len(quotas), np.int64), 0
     played: list[list[Episode]] = [[] for _ in quotas]
-    games, ticked = list[Game](), 0.0
+    games, ticked, now = list[Game](), 0.0, Played(0, 0.0)
     try:
         for quota in quotas:  # one that takes long to make is a sign of life, too
-            tick()
+            tick(now)
             games.append(make_game(env, int(quota.env_seed.generate_state(1)[0]), render=watch is not None))
         spec = games[0].spec
         obs = np.zeros((len(games), *spec.obs_shape), spec.obs_dtype)
         for game, out in zip(games, obs, strict=True):
             game.reset(out)
-            tick()
+            tick(now)
             if watch is not None:
                 watch(game)
         check_finite(env, obs)
         while left.any():
             if time.monotonic() - ticked > TICK_SECONDS:
-                tick()
+                tick(now)
                 ticked = time.monotonic()
             live = np.flatnonzero(left)
             with torch.inference_mode():
@@ -163,6 +190,7 @@ def play(
                     watch(games[b])
                 if terminated or truncated or steps == max_steps:
                     played[b].append(Episode(float(totals[b]), int(lengths[b])))
+                    now = Played(now.episodes + 1, now.total + float(totals[b]))
                     totals[b], lengths[b], resets[b] = 0.0, 0, True
                     left[b] = 0 if steps == max_steps else left[b] - 1
                     if left[b]:
@@ -187,7 +215,7 @@ class _Share:
     greedy: bool
 
 
-def _play_share(share: _Share, tick: Callable[[], None]) -> list[list[Episode]]:
+def _play_share(share: _Share, tick: Callable[[Played], None]) -> list[list[Episode]]:
     spec = describe(share.env)
     network = PolicyNetwork(share.network, spec.obs_shape, spec.num_actions).eval()
     network.load_state_dict({name: torch.from_numpy(value) for name, value in share.weights.items()})

@@ -120,7 +120,7 @@ def transfers(config: dict[str, Any]) -> dict[str, Edge]:
             value = getattr(preset, mark) if value is None else value
             marks[mark] = None if value == "never" else value
         alignment = transfer.get("alignment") or {}
-        if alignment.get("kind") == "identity" or alignment.get("file"):
+        if alignment.get("kind", "deep") != "deep" or alignment.get("file"):
             marks["T1"] = None  # F needs no training
         teacher, student = transfer["teacher"], transfer["student"]
         found[f"{teacher}-{student}"] = Edge(teacher, student, marks)

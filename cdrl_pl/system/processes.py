@@ -19,10 +19,22 @@ from cdrl_pl.system.stop import Stopped
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Tick = Callable[[], None]
+Tick = Callable[..., None]
+"""Called by a job as it gets on, with how far it is, whatever that is; with nothing to say, without."""
 
 STALL = 120.0  # seconds
-TICK = None  # the message of a job that gets on; a result comes as a tuple of one
+
+
+class _Tick(NamedTuple):
+    """The message of a job that gets on."""
+
+    state: Any
+
+
+class _Result(NamedTuple):
+    """The message of a job that has ended."""
+
+    value: Any
 
 
 class Failure(NamedTuple):
@@ -56,6 +68,7 @@ def in_processes(
     jobs: Sequence[Job],
     interrupted: Callable[[], bool] = lambda: False,
     stall: float = STALL,
+    progress: Callable[[int, Any], None] = lambda index, state: None,
 ) -> list[Result]:
     """``function(job, tick)`` of every job, in the jobs' order; on one thread each. All processes end with the call.
 
@@ -64,6 +77,7 @@ def in_processes(
         jobs: each in a process of its own.
         interrupted: asked twice a second whether the call should end.
         stall: seconds without a tick of any job after which the call ends.
+        progress: called here with the index of a job and what it said in its tick.
 
     Raises:
         ProcessError: see there.
@@ -103,8 +117,10 @@ def in_processes(
                     ) from None
                 if isinstance(message, Failure):
                     raise ProcessError(f"{message.kind}: {message.text}\n{message.traceback}")
-                if message is not TICK:
-                    (results[index],) = message
+                if isinstance(message, _Tick):
+                    progress(index, message.state)
+                else:
+                    results[index] = message.value
     finally:
         for process in processes:
             process.kill()
@@ -122,7 +138,7 @@ def _main(function: Callable[[Any, Tick], Any], job: Any, connection: Connection
     use_one_thread()
     with suppress(ConnectionError):  # the trainer has left
         try:
-            connection.send((function(job, lambda: connection.send(TICK)),))
+            connection.send(_Result(function(job, lambda state=None: connection.send(_Tick(state)))))
         except ConnectionError:
             raise
         except Exception as error:

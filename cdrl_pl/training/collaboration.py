@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,16 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import EnvError, EnvSpec, View
+from cdrl_pl.evaluation.display import table
+from cdrl_pl.evaluation.score import SCORES
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
 from cdrl_pl.system.stop import StopRequest
@@ -34,6 +39,10 @@ from cdrl_pl.types import Episode, Rollout
 
 CHECKPOINT = "collaboration"  # the key of what this module adds to a checkpoint
 FORMAT = 2  # of that; format 1 was that of version 0.1
+
+
+def silent(text: str) -> None:
+    """Where nothing displays what the run does."""
 
 
 class Collaboration(pl.LightningModule):
@@ -103,6 +112,7 @@ class Collaboration(pl.LightningModule):
         self.policy_version = 0
         self.run_log = RunLog(self.playing, log_every, window)
         self.stop_request, self._ending = StopRequest(), False
+        self.announce: Callable[[str], None] = silent  # replaced by a display: what the run does besides learning
         self.evaluator = Evaluator(built, lambda: self.stop_request.requested)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
@@ -180,8 +190,8 @@ class Collaboration(pl.LightningModule):
             for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
                 if needed and what not in switched:
                     raise ConfigError(
-                        f"transfer {transfer.name}: no callback switches {what} on; add callbacks.AlignmentSchedule "
-                        "and callbacks.DistillationSchedule to trainer.callbacks"
+                        f"transfer {transfer.name}: no callback switches {what} on; add AlignmentSchedule and "
+                        "DistillationSchedule of cdrl_pl.callbacks to trainer.callbacks"
                     )
             if self.agents[student := transfer.config.student].learner is None:
                 rank_zero_info(
@@ -295,16 +305,25 @@ class Collaboration(pl.LightningModule):
 
     def validation_step(self, batch: EvaluationJob, batch_idx: int) -> None:
         """Evaluates one frozen policy; logs mean and std of its returns."""
-        score = self.evaluator.evaluate(batch)
+        score = self.evaluator.evaluate(batch, None if self.announce is silent else self.announce)
         for key, value in (("mean", score.mean), ("std", score.std), ("episodes", score.episodes)):
             self.log(f"{batch.agent}/{score.policy}/{key}", float(value), batch_size=1, rank_zero_only=True)
 
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder."""
+        """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder, and shows them."""
         if self.trainer.is_global_zero:
-            self.evaluator.save(Path(self.trainer.log_dir or self.trainer.default_root_dir), self.env_steps)
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            self.evaluator.save(folder, self.env_steps)
+            console = Console()
+            console.print(table(self.evaluator.scores))
+            console.print(Text(f"scores in {folder / SCORES}"), soft_wrap=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Shows every score."""
+        if self.trainer.is_global_zero and self.evaluator.scores:
+            Console().print(table(self.evaluator.scores))
 
     def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
         """Records one episode of one agent as a video below the run's root folder; returns its path."""

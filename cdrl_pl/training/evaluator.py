@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.envs import with_noops
+from cdrl_pl.evaluation.display import EvaluationDisplay
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
@@ -53,21 +54,29 @@ class Evaluator:
         self.scores: dict[str, dict[str, Score]] = {}
         self._noop_max: dict[str, int] = {}
 
-    def evaluate(self, job: EvaluationJob) -> Score:
-        """Plays one job, on all cores; its score is kept, too."""
+    def evaluate(self, job: EvaluationJob, announce: Callable[[str], None] | None = None) -> Score:
+        """Plays one job, on all cores; its score is kept, too.
+
+        Args:
+            job: what to play.
+            announce: shows a line in a display that is open; None: how far it is has a display of its own.
+        """
         agent = self._agents[job.agent]
         env = with_noops(agent.env, job.noop_max)
         processes = evaluation_processes(job.episodes)
-        score = evaluate(
-            agent.network,
-            env,
-            job.episodes,
-            job.greedy,
-            job.seed,
-            interrupted=self._interrupted,
-            processes=processes,
-            stall_timeout=job.stall_timeout,
-        )
+        what = f"{job.agent}, {'greedy' if job.greedy else 'sampled'}"
+        with EvaluationDisplay(what, job.episodes, announce) as display:
+            score = evaluate(
+                agent.network,
+                env,
+                job.episodes,
+                job.greedy,
+                job.seed,
+                interrupted=self._interrupted,
+                processes=processes,
+                stall_timeout=job.stall_timeout,
+                progress=display.update,
+            )
         self.scores.setdefault(job.agent, {})[score.policy] = score
         self._noop_max[job.agent] = job.noop_max
         return score

@@ -16,7 +16,7 @@ from cdrl_pl.schedule import linear
 from cdrl_pl.training.meter import Meter
 from cdrl_pl.training.optimizers import PROGRAMS_CLIP, Optimizers, scaled
 from cdrl_pl.transfer.transfer import Lesson, Transfer
-from cdrl_pl.transfer.weighting import TeacherWeights, gradient_cosine, set_teacher_factors, teacher_value
+from cdrl_pl.transfer.weighting import TeacherWeights, compare_gradients, set_teacher_factors, teacher_value
 from cdrl_pl.types import PolicyOutput, Rollout
 
 Taught = tuple[Transfer, Tensor]
@@ -120,10 +120,12 @@ class Update:
         return losses
 
     def _ask_the_alarm(self, agent: Agent, transfer: Transfer, own: Tensor, distillation: Tensor) -> None:
-        """Measures whether the distillation loss works against the agent's own."""
+        """Measures whether the distillation loss works against the agent's own, and how large its gradient is."""
         with self._meter.timed(metric_names.TIME_ALARM()):
             trunk, trainer = list(agent.network.trunk.parameters()), self._root.trainer
-            cosine = self._over_ranks(gradient_cosine(scaled(trainer, own), scaled(trainer, distillation), trunk))
+            found = compare_gradients(scaled(trainer, own), scaled(trainer, distillation), trunk)
+            cosine = self._over_ranks(found.cosine)
+            self._meter.add(metric_names.GRADIENT_RATIO(transfer.name), self._over_ranks(found.ratio))
             self._meter.add(metric_names.GRADIENT_COSINE(transfer.name), cosine)
             transfer.weighting.update_alarm(cosine)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -14,6 +14,7 @@ from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
+from cdrl_pl.transfer.ground_truth import KnownAlignment
 
 
 @dataclass
@@ -22,7 +23,9 @@ class AlignmentConfig:
 
     Attributes:
         kind: "deep" is the alignment network, "identity" passes the teacher's logits on (equal numbers of actions
-            only).
+            only), "known" is made from the right alignment (both ends in one game), to measure what F is worth.
+        right: Probability with which a "known" F is right, 0 to 1; else it says any other action.
+        exchanged: Names of the teacher's actions for which a "known" F is wrong: their images go round in a cycle.
         hidden: Width of every hidden layer of the alignment network, in units.
         depth: Number of hidden layers of the alignment network.
         lr: Learning rate of Adam, without unit.
@@ -35,7 +38,9 @@ class AlignmentConfig:
             of the paper's offline protocol, Figure 6a); null makes a new one, which is trained from T1 on.
     """
 
-    kind: Literal["deep", "identity"] = "deep"
+    kind: Literal["deep", "identity", "known"] = "deep"
+    right: float = 1.0
+    exchanged: list[str] = field(default_factory=list)
     hidden: int = 512
     depth: int = 4
     lr: float = 1e-4
@@ -52,7 +57,10 @@ class AlignmentConfig:
         positive = [(name, getattr(self, name) > 0, "above 0") for name in ("hidden", "depth", "lr", "max_grad_norm")]
         known = f"one of {', '.join(losses.DIVERGENCES)}, or null"
         rows = [
-            ("kind", self.kind in ("deep", "identity"), "deep or identity"),
+            ("kind", self.kind in ("deep", "identity", "known"), "deep, identity or known"),
+            ("right", self.right == 1 or (self.kind == "known" and 0 <= self.right < 1), "0 to 1, under kind known"),
+            ("exchanged", self.kind == "known" or not self.exchanged, "empty, but under kind known"),
+            ("exchanged", _distinct(self.exchanged), "two actions or more, each once"),
             ("divergence", self.divergence in (None, *losses.DIVERGENCES), known),
             *positive,
         ]
@@ -61,6 +69,10 @@ class AlignmentConfig:
             raise ConfigError(
                 f"alignment.file is {self.file!r}, but alignment.kind is {self.kind!r}; only 'deep' has one"
             )
+
+
+def _distinct(names: list[str]) -> bool:
+    return len(names) != 1 and len(set(names)) == len(names)
 
 
 class Alignment(pl.LightningModule):
@@ -72,9 +84,10 @@ class Alignment(pl.LightningModule):
         student_actions: k_beta.
         preset: the paper's text or its authors' program.
         meanings: of the actions on both sides; a stored F must have been made for the same.
+        ground_truth: of ``ground_truth_map``, [k_alpha, k_beta]; None where no alignment is known to be right.
 
     Raises:
-        ConfigError: identity between different numbers of actions.
+        ConfigError: identity between different numbers of actions; a known F where none is known.
         CertificateError: a stored F that cannot be trusted, or that is for other actions.
     """
 
@@ -85,6 +98,7 @@ class Alignment(pl.LightningModule):
         student_actions: int,
         preset: Preset,
         meanings: Meanings | None = None,
+        ground_truth: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.preset = config, preset
@@ -96,6 +110,16 @@ class Alignment(pl.LightningModule):
                     f"{student_actions}; use 'deep'"
                 )
             self.network = nn.Identity()
+        elif config.kind == "known":
+            if ground_truth is None or meanings is None:
+                raise ConfigError("alignment.kind is 'known', but teacher and student do not play one game; use 'deep'")
+            if unknown := [name for name in config.exchanged if name not in meanings[0]]:
+                raise ConfigError(
+                    f"alignment.exchanged is {config.exchanged}, but {unknown[0]} is none of the teacher's actions: "
+                    + ", ".join(meanings[0])
+                )
+            exchanged = [meanings[0].index(name) for name in config.exchanged]
+            self.network = KnownAlignment(ground_truth, config.right, exchanged)
         elif config.file is not None:
             stored, self.network = load_alignment(config.file)
             self.requires_grad_(False)

@@ -67,7 +67,7 @@ def save_alignment(path: str | Path, network: nn.Module, meanings: Meanings, tra
     """
     path = Path(path)
     if not isinstance(network, AlignmentNetwork):
-        raise ConfigError(f"{path}: an identity alignment is nothing to store")
+        raise ConfigError(f"{path}: only an alignment network can be stored, not an identity or a known alignment")
     _check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})

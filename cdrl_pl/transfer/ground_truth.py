@@ -1,11 +1,14 @@
-"""The accuracy of F, where both ends of a transfer play one game and the right alignment is known."""
+"""Where both ends of a transfer play one game the right alignment is known: the accuracy of F, an F right or wrong."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
-from cdrl_pl.transfer.alignment import Alignment
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLOOR = 1e-6  # probability of what F never chooses: a KL needs all of them above 0
 
 Task = tuple[str, tuple[str, ...]]
 """The id of a game, and what the actions of an agent in it mean."""
@@ -40,7 +43,7 @@ def accuracy(teacher_logits: Tensor, aligned: Tensor, ground_truth: Tensor) -> T
     return (found.gather(-1, wanted) >= found.amax(-1, keepdim=True) - 1e-6).float().mean()
 
 
-def one_hot_accuracy(alignment: Alignment, ground_truth: Tensor, peak: float = 4.0) -> Tensor:
+def one_hot_accuracy(alignment: nn.Module, ground_truth: Tensor, peak: float = 4.0) -> Tensor:
     """``accuracy`` of F alone: one row per teacher action, whose logit is above the others', sum 0.
 
     Args:
@@ -48,6 +51,37 @@ def one_hot_accuracy(alignment: Alignment, ground_truth: Tensor, peak: float = 4
         ground_truth: of ``ground_truth_map``, [k_alpha, k_beta].
         peak: by how much the action's logit is above the others', without unit.
     """
-    rows = peak * torch.eye(len(ground_truth), device=next((p.device for p in alignment.parameters()), None))
+    rows = peak * torch.eye(len(ground_truth), device=ground_truth.device)
     rows -= rows.mean(-1, keepdim=True)
     return accuracy(rows, alignment(rows), ground_truth)
+
+
+class KnownAlignment(nn.Module):
+    """An F that is right as often as it is told to be, to measure what an alignment is worth; nothing in it is trained.
+
+    F(z) = log(softmax(z) M). A row of M has the probability ``right``, shared, on the student's actions that play what
+    the teacher's action plays, and the rest, shared, on the others. Under a forward KL, whose gradient is linear in the
+    target, that is the mean of an F that in every state is right with that probability and else says any other action.
+    An action that the student does not have becomes any of its actions, each as likely.
+
+    Args:
+        ground_truth: of ``ground_truth_map``, [k_alpha, k_beta].
+        right: probability, 0 to 1.
+        exchanged: indices of the teacher's actions whose images go round in a cycle: F is wrong for these.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, ground_truth: Tensor, right: float = 1.0, exchanged: Sequence[int] = ()) -> None:
+        super().__init__()
+        images = ground_truth.clone()
+        images[list(exchanged)] = ground_truth[[*exchanged[1:], *exchanged[:1]]]
+        others, known = ~images, images.any(-1, keepdim=True)
+        shares = right * images / images.sum(-1, keepdim=True) + (1 - right) * others / others.sum(-1, keepdim=True)
+        matrix = torch.where(known, shares, 1 / images.shape[1]).nan_to_num(1.0).clamp(min=FLOOR)
+        self.register_buffer("matrix", matrix / matrix.sum(-1, keepdim=True), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[..., k_alpha] -> [..., k_beta], fp32; without a fall below what fp32 can hold."""
+        log_p = F.log_softmax(logits.float(), -1)
+        return torch.logsumexp(log_p.unsqueeze(-1) + self.matrix.log(), -2)

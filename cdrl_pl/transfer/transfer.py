@@ -165,14 +165,14 @@ class Transfer(nn.Module):
             )
         self.teacher = Teacher()
         theirs, own = (tasks[config.teaching_agent], tasks[config.student]) if tasks else (None, None)
-        self.register_buffer(
-            "ground_truth", ground_truth_map(theirs, own) if theirs and own else None, persistent=False
-        )
+        ground_truth = ground_truth_map(theirs, own) if theirs and own else None
+        self.register_buffer("ground_truth", ground_truth, persistent=False)
         meanings = (theirs[1], own[1]) if theirs and own else None
         try:
             if view is None:
                 check_observations(config.observations, teaching.obs_shape, student.obs_shape)
-            self.alignment = Alignment(config.alignment, teaching.num_actions, student.num_actions, preset, meanings)
+            sizes = (teaching.num_actions, student.num_actions)
+            self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth)
         except ConfigError as error:
             raise type(error)(f"transfer {self.name}: {error}") from None
         self.schedule = config.schedule(preset)

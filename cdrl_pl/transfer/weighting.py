@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -251,8 +251,20 @@ def teacher_value(target: Tensor, logits: Tensor, actions: Tensor, advantages: T
     return ((ratios - 1.0) * centred).mean() / deviation.clamp(min=1e-8)
 
 
-def gradient_cosine(one: Tensor, other: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Cosine between the gradients of two scalar losses on shared parameters; 0 where either has none.
+class GradientComparison(NamedTuple):
+    """Two gradients on the same parameters, both scalars; 0 where either has none.
+
+    Attributes:
+        cosine: between them, -1 to 1.
+        ratio: norm of the other over the norm of the one, without unit.
+    """
+
+    cosine: Tensor
+    ratio: Tensor
+
+
+def compare_gradients(one: Tensor, other: Tensor, parameters: Sequence[Tensor]) -> GradientComparison:
+    """Compares the gradients of two scalar losses on shared parameters.
 
     Both graphs are kept for the training step, and no gradient is accumulated.
 
@@ -265,4 +277,6 @@ def gradient_cosine(one: Tensor, other: Tensor, parameters: Sequence[Tensor]) ->
     for loss in (one, other):
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
         flat.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    return cosine_similarity(flat[0], flat[1], 0)
+    norm, norm_of_other = flat[0].norm(), flat[1].norm()
+    ratio = torch.where(norm > 0, norm_of_other / norm, 0.0)
+    return GradientComparison(cosine_similarity(flat[0], flat[1], 0), ratio)

@@ -44,7 +44,7 @@ def make_student(**learner: Any) -> Student:
     return student
 
 
-def slow_losses(output: PolicyOutput, rollout: Rollout, time_limit: str, clip: bool) -> Losses:
+def slow_losses(output: PolicyOutput, rollout: Rollout, time_limit: str, clip: bool, scale: float = 1.0) -> Losses:
     """The paper's loss in plain loops over single steps: the sums over time, and the mean over copies."""
     logits, values = output.logits.detach().double().numpy(), output.values.detach().double().numpy()
     steps, copies = rollout.steps, rollout.copies
@@ -53,7 +53,7 @@ def slow_losses(output: PolicyOutput, rollout: Rollout, time_limit: str, clip: b
         for start in range(steps):
             advantage = ret = 0.0
             for k, t in enumerate(range(start, steps)):
-                reward = float(rollout.rewards[t, b])
+                reward = scale * float(rollout.rewards[t, b])
                 reward = max(-1.0, min(1.0, reward)) if clip else reward
                 terminated, truncated = bool(rollout.terminated[t, b]), bool(rollout.truncated[t, b])
                 after = float(values[t + 1, b])
@@ -78,15 +78,17 @@ def slow_losses(output: PolicyOutput, rollout: Rollout, time_limit: str, clip: b
 # The loss
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3])
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("time_limit", ["bootstrap", "terminal"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_reinforcement_loss_equals_its_slow_reference(seed: int, time_limit: Any, clip: bool) -> None:
-    student, rollout = make_student(clip_rewards=clip), random_rollout(seed, steps=9, copies=5, ends=0.5)
+def test_the_reinforcement_loss_equals_its_slow_reference(seed: int, time_limit: Any, clip: bool, scale: float) -> None:
+    student = make_student(clip_rewards=clip, reward_scale=scale)
+    rollout = random_rollout(seed, steps=9, copies=5, ends=0.5)
     assert rollout.terminated.any() and rollout.truncated.any() and (rollout.rewards.abs() > 1).any()
     output = student(rollout)
     found = student.reinforcement_losses(output, rollout, time_limit)
-    expected = slow_losses(output, rollout, time_limit, clip)
+    expected = slow_losses(output, rollout, time_limit, clip, scale)
     for name, value in expected.items():
         assert_allclose(getattr(found, name).item(), value, rtol=1e-4, err_msg=name)
 
@@ -230,9 +232,10 @@ def test_clipping_leaves_the_rollouts_own_rewards() -> None:
     assert torch.equal(rollout.rewards, before)
 
 
-def test_returns_are_the_games_own_where_the_learner_clips(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"clip_rewards": True}, {"reward_scale": 0.01}])
+def test_returns_are_the_games_own_where_the_learner_clips_or_scales(tmp_path: Path, options: dict[str, Any]) -> None:
     """Episode k of the toy pays at least k per step, and a worker that clipped would see 1."""
-    learner = LearnerConfig(clip_rewards=True)
+    learner = LearnerConfig(**options)
     config = AgentConfig(toy("Counting"), NetworkConfig("mlp", depth=1, hidden=4, lstm=0), learner)
     module = graph(agents={"toy": config}, T_max=60)
     fit(module, played(), tmp_path)
@@ -272,6 +275,7 @@ def test_all_copies_make_one_step_and_small_batches_several(tmp_path: Path) -> N
         ("value_coef", -0.25, "0 or more"),
         ("entropy_coef", -0.01, "0 or more"),
         ("max_grad_norm", 0.0, "above 0"),
+        ("reward_scale", 0.0, "above 0"),
         ("batch_copies", 0, "1 or more, or null"),
         ("off_policy", "retrace", "none or vtrace"),
         ("c_clip", 0.0, "above 0"),
@@ -288,4 +292,4 @@ def test_the_defaults_are_the_papers() -> None:
     found = LearnerConfig()
     assert (found.lr, found.gamma, found.lam) == (1e-4, 0.99, 1.0)
     assert (found.value_coef, found.entropy_coef, found.max_grad_norm) == (0.25, 0.01, 40.0)
-    assert found.reinforce and not found.clip_rewards
+    assert found.reinforce and not found.clip_rewards and found.reward_scale == 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from graphs import (
 )
 from numpy.testing import assert_allclose
 from pytorch_lightning.loggers import CSVLogger
-from rich.console import Console
 from wide_cartpole import WIDE
 
 import callbacks.certificate
@@ -39,7 +37,6 @@ from callbacks import (
     EnvStepsCheckpoint,
     Progress,
 )
-from callbacks.progress import clock, render, summary
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig
@@ -87,7 +84,7 @@ def test_the_identity_is_never_trained_and_still_distilled(tmp_path: Path) -> No
 
 def test_transfers_without_their_schedules_are_refused(tmp_path: Path) -> None:
     module = graph(transfer(), T_max=20)
-    with pytest.raises(ConfigError, match=r"alpha-beta: no callback switches aligning on; add callbacks.Alignment"):
+    with pytest.raises(ConfigError, match=r"alpha-beta: no callback switches aligning on; add AlignmentSchedule"):
         fit(module, FixedData(random_batch(module)), tmp_path, schedules=False)
     with pytest.raises(ConfigError, match="no callback switches distilling on"):
         fit(module, FixedData(random_batch(module)), tmp_path, AlignmentSchedule(), schedules=False)
@@ -118,7 +115,8 @@ def test_a_teacher_is_stored_as_soon_as_its_last_episodes_pass_the_threshold(tmp
     """The mean of three: 1, 2.33, 3.67 and 5."""
     train(tmp_path, CertificatedTeacher("beta", 4.0, window=3, episodes=2), 1, 1, 1, 5, 5, 5, 5)
     training = certificate(tmp_path).training
-    assert training == {"env_steps": 60, "seed": 6, "threshold": 4.0, "window": 3, "mean_return": 5.0}
+    asked = {"threshold": 4.0, "window": 3, "mean_return": 5.0, "attempts": 1}
+    assert training == {"env_steps": 60, "seed": 6, **asked, "reward_scale": 1.0, "clip_rewards": False}
 
 
 def test_a_teacher_below_the_threshold_is_not_stored(tmp_path: Path) -> None:
@@ -142,17 +140,87 @@ def test_a_teacher_is_stored_once(tmp_path: Path) -> None:
     assert certificate(tmp_path).training["mean_return"] == 5.0
 
 
-def test_a_teacher_is_stored_again_as_it_improves(tmp_path: Path) -> None:
-    seen = []
+def playing(monkeypatch: pytest.MonkeyPatch, *means: float) -> list[tuple[int, bool, int]]:
+    """Frozen policies score these means, one evaluation after the other; what was asked: (episodes, greedy, seed)."""
+    asked, scores = list[tuple[int, bool, int]](), iter(means)
+
+    def fake(network: Any, env: EnvConfig, episodes: int, greedy: bool, seed: int, **_: Any) -> Score:
+        asked.append((episodes, greedy, seed))
+        return replace(SCORE, episodes=episodes, mean=next(scores))
+
+    monkeypatch.setattr(callbacks.certificate, "evaluate", fake)
+    return asked
+
+
+def watch_trials(**options: Any) -> CertificatedTeacher:
+    return CertificatedTeacher("beta", 4.0, **{"window": 1, "episodes": 4, "trial": 2, **options})
+
+
+def test_a_teacher_whose_frozen_policy_falls_short_learns_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its training mean passes at once; its frozen policy in the third trial, and there in the full evaluation."""
+    caplog.set_level("INFO")
+    asked = playing(monkeypatch, 3.0, 3.9, 9.0, 5.0, 6.0)
+    train(tmp_path, watch_trials(stop=True), *[5] * 9)
+    assert [(episodes, greedy) for episodes, greedy, _ in asked] == [(2, False)] * 3 + [(4, False), (4, True)]
+    found = certificate(tmp_path)
+    assert [found.evaluation[p].mean for p in ("sampled", "greedy")] == [5.0, 6.0]
+    assert (found.training["attempts"], found.training["env_steps"]) == (3, 50)
+    assert "beta is not stored: its frozen policy scores 3.90 in 2 episodes, sampled, below 4.00" in caplog.text
+
+
+def test_a_trial_that_passes_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = playing(monkeypatch, 9.0, 3.0, 9.0, 3.9)
+    train(tmp_path, watch_trials(), *[5] * 9)
+    assert [episodes for episodes, *_ in asked] == [2, 4, 2, 4] and not (tmp_path / "teacher").exists()
+
+
+def test_the_next_trial_comes_after_as_many_episodes_as_it_took_to_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first at T = 10, 2 episodes later the second, which takes 2 and 4, the third after 6 more."""
+    at = []
+    scores = iter([3.0, 9.0, 3.0, 3.0])
 
     class Watched(CertificatedTeacher):
-        def _certificate(self, trainer: pl.Trainer, module: Collaboration, mean: float) -> None:
-            seen.append((module.clock, mean))
-            super()._certificate(trainer, module, mean)
+        def _evaluate(self, trainer: pl.Trainer, module: Collaboration, *_: Any, **__: Any) -> Score:
+            at.append(module.clock)
+            return replace(SCORE, mean=next(scores))
 
-    train(tmp_path, Watched("beta", 4.0, window=1, episodes=2, improvement=3.0), 1, 5, 7, 8, 10, 11, 2)
-    assert seen == [(20, 5.0), (40, 8.0), (60, 11.0)]
-    assert certificate(tmp_path).training["mean_return"] == 11.0
+    train(tmp_path, Watched("beta", 4.0, window=1, episodes=4, trial=2), *[5] * 10)
+    assert at == [10, 30, 30, 90]
+
+
+def test_no_evaluation_is_asked_with_the_seeds_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the luck that passed a trial would count again; sampled and greedy play the same starts."""
+    asked = playing(monkeypatch, 9.0, 3.0, 9.0, 9.0, 9.0)
+    train(tmp_path, watch_trials(), *[5] * 9)
+    seeds = [seed for *_, seed in asked]
+    assert len(set(seeds)) == 4 and seeds[-1] == seeds[-2]
+
+
+@pytest.mark.parametrize("trial", [0, 4, 9])
+def test_without_a_trial_the_full_evaluation_is_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: int
+) -> None:
+    asked = playing(monkeypatch, 9.0, 9.0)
+    train(tmp_path, watch_trials(trial=trial), 5, 5)
+    assert [(episodes, greedy) for episodes, greedy, _ in asked] == [(4, False), (4, True)]
+
+
+def test_when_the_next_trial_is_due_outlasts_a_resume() -> None:
+    one, other = watch_trials(), watch_trials()
+    one.certificated, one._attempts, one._next = 4.5, 3, 17
+    other.load_state_dict(one.state_dict())
+    assert (other.certificated, other._attempts, other._next) == (4.5, 3, 17)
+
+
+def test_a_teacher_is_stored_again_as_it_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both means must pass the stored score, 5, by 3 points: training at 8 asks, the frozen policy says 8.5."""
+    playing(monkeypatch, 5.0, 5.0, 7.0, 8.5, 8.5)
+    train(tmp_path, watch_trials(trial=0, episodes=1, improvement=3.0), 5, 5, 7, 8, 8, 8, 11, 2)
+    assert (certificate(tmp_path).training["env_steps"], certificate(tmp_path).evaluation["sampled"].mean) == (50, 8.5)
 
 
 def test_the_run_goes_on_unless_it_is_told_to_stop_with_the_teacher(tmp_path: Path) -> None:
@@ -211,7 +279,7 @@ def test_an_atari_teacher_is_evaluated_from_random_starts(tmp_path: Path, monkey
     rollout = replace(random_rollout(), obs=torch.zeros(6, 2, 1, 42, 42, dtype=torch.uint8), state=torch.zeros(2, 0))
     watch = CertificatedTeacher("beta", -1.0, window=1, noop_max=17)
     fit(module, FixedData({"beta": rollout}), tmp_path, watch)
-    assert played == [(17, False), (17, True)]
+    assert played == [(17, False)] * 2 + [(17, True)]  # a trial, then both
 
 
 def test_the_teacher_lies_below_the_run_folder(tmp_path: Path) -> None:
@@ -274,112 +342,7 @@ def test_a_students_action_distribution_is_that_of_its_policy(tmp_path: Path) ->
     assert_allclose(list(line["beta"].values()), expected, atol=1e-3)
 
 
-# The display
-
-
-def text_of(panel: Any, width: int = 200) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(panel)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def in_the_middle() -> Collaboration:
-    """A run at T = 3,000 of 12,000 with numbers that are easy to find."""
-    module = graph(transfer(T1=1_000, T2=2_000), T_max=12_000)
-    module.env_steps = {"alpha": 3_000, "beta": 3_000}
-    module.transfers[0].distilling = True
-    module.run_log.episodes["beta"].extend([Episode(10.0, 10), Episode(21.5, 20)])
-    module.run_log.latest = {
-        "env_steps": 3_000,
-        "decisions_per_second": 5.0,  # of both agents
-        "return/beta": 15.75,
-        "length/beta": 15.0,
-        "episodes/beta": 4_321,
-        "policy_loss/beta": -0.123,
-        "value_loss/beta": 4.56,
-        "entropy/beta": 0.678,
-        "policy_lag/beta": 1.5,
-        "alignment_kl/alpha-beta": 0.0912,
-        "distillation_kl/alpha-beta": 0.345,
-        "workers/restarts": 2.0,
-    }
-    return module
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["T 3,000/12,000", "2 decisions/s", "ETA 1:00:00", "beta return 15.75", "alpha return -", "alpha-beta: distil"],
-)
-def test_the_line_for_logs_contains_the_numbers(part: str) -> None:
-    """9,000 decisions are left, at 2.5 per second for each agent."""
-    assert part in summary(in_the_middle())
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["3,000/12,000", "15.8", "4,321", "-0.123", "4.56", "0.678", "1.5", "0.0912", "0.345", "alpha-beta", "restarts 2"],
-)
-def test_the_panel_contains_the_numbers(part: str) -> None:
-    assert part in text_of(render(in_the_middle()))
-
-
-@pytest.mark.parametrize("transfers", [[], [transfer()]])
-def test_a_run_without_numbers_can_be_shown(transfers: list[Any]) -> None:
-    module = graph(*transfers)
-    assert "T 0/120" in text_of(render(module)) and "ETA -" in summary(module)
-
-
-@pytest.mark.parametrize("window", [7, 100])
-def test_the_panel_says_how_many_episodes_it_averages(window: int) -> None:
-    assert f"return (last {window})" in text_of(render(graph(window=window)))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, 0.0, -0.0, 1e-12])
-def test_any_number_can_be_shown(value: float) -> None:
-    module = in_the_middle()
-    module.run_log.latest["value_loss/beta"] = value
-    assert "beta" in text_of(render(module))
-
-
-@pytest.mark.parametrize("width", [10, 40, 80])
-def test_the_panel_fits_a_narrow_terminal(width: int) -> None:
-    assert max(map(len, text_of(render(in_the_middle()), width).splitlines())) <= width
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0:00:00"), (59.9, "0:00:59"), (3_661.0, "1:01:01"), (360_000.0, "100:00:00")]
-)
-def test_seconds_are_shown_as_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_a_run_shows_where_it_stands(tmp_path: Path, terminal: bool) -> None:
-    """The first and the last line; what comes within the same seconds (here all in between) is left out."""
-    module, progress, output = graph(transfer(), T_max=30), Progress(refresh=0.001), io.StringIO()
-    progress._console = Console(file=output, force_terminal=terminal, width=120)
-    fit(module, FixedData(random_batch(module)), tmp_path, progress)
-    assert [T in output.getvalue() for T in ("T 10/30", "T 20/30", "T 30/30")] == [True, False, True]
-    assert terminal or output.getvalue().count("T 30/30") == 1
-    assert progress._live is None
-
-
-def test_the_display_ends_with_an_exception(tmp_path: Path) -> None:
-    class Fail(pl.Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
-            raise RuntimeError("boom")
-
-    module, progress = alone(), Progress(refresh=1e9)
-    progress._console = Console(file=io.StringIO(), force_terminal=True)
-    with pytest.raises(RuntimeError, match="boom"):
-        fit(module, FixedData(random_batch(module)), tmp_path, progress, Fail())
-    assert progress._live is None
-
-
-@pytest.mark.parametrize("refresh", [0.0, -1.0, float("nan")])
-def test_fault_28_a_refresh_rate_that_is_not_positive_is_refused(refresh: float) -> None:
-    with pytest.raises(ValueError, match=f"Progress.refresh is {refresh}; it must be above 0"):
-        Progress(refresh)
+# All of them
 
 
 def test_the_states_of_all_callbacks_are_plain(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from cdrl_pl.training import update
 from cdrl_pl.training.collaboration import Collaboration
-from cdrl_pl.transfer.weighting import AlarmConfig, gradient_cosine
+from cdrl_pl.transfer.weighting import AlarmConfig, GradientComparison, compare_gradients
 from cdrl_pl.types import Rollout
 
 
@@ -79,11 +79,11 @@ def test_the_alarm_compares_scaled_gradients(tmp_path: Path, monkeypatch: pytest
     measured: dict[str, float] = {}
     for name, scale in (("plain", None), ("scaled", 2.0**10)):
 
-        def note(one: Tensor, other: Tensor, parameters: list[Tensor], name: str = name) -> Tensor:
+        def note(one: Tensor, other: Tensor, parameters: list[Tensor], name: str = name) -> GradientComparison:
             seen[name] = [one.item(), other.item()]
-            return gradient_cosine(one, other, parameters)
+            return compare_gradients(one, other, parameters)
 
-        monkeypatch.setattr(update, "gradient_cosine", note)
+        monkeypatch.setattr(update, "compare_gradients", note)
         module = one_step(tmp_path / name, None, scale, alarm=AlarmConfig(every=1))[0]
         measured[name] = module.run_log.latest["gradient_cosine/alpha-beta"]
     assert seen["scaled"] == pytest.approx([2.0**10 * loss for loss in seen["plain"]], rel=1e-4)

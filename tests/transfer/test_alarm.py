@@ -15,7 +15,7 @@ from weightings import logged, trained
 
 from cdrl_pl.agents.student import Student
 from cdrl_pl.training.collaboration import Collaboration
-from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig, Weighting, gradient_cosine
+from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig, Weighting, compare_gradients
 from cdrl_pl.types import Rollout
 
 
@@ -27,7 +27,7 @@ def test_the_cosine_is_that_of_two_backward_passes() -> None:
         output = network(rollout.obs, rollout.state, rollout.resets)
         one, other = output.logits.square().sum(), output.values.sin().sum()
         if pick is None:
-            found = gradient_cosine(one, other, parameters)
+            found = compare_gradients(one, other, parameters)
             (one + other).backward()  # both graphs are still there
             continue
         network.zero_grad()
@@ -35,15 +35,17 @@ def test_the_cosine_is_that_of_two_backward_passes() -> None:
         gradients.append(np.concatenate([p.grad.double().numpy().ravel() for p in parameters if p.grad is not None]))
         network.zero_grad()
     a, b = gradients
-    assert_allclose(found, a @ b / math.sqrt((a @ a) * (b @ b)), rtol=1e-4)
+    assert_allclose(found.cosine, a @ b / math.sqrt((a @ a) * (b @ b)), rtol=1e-4)
+    assert_allclose(found.ratio, math.sqrt((b @ b) / (a @ a)), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(3.0, 1.0), (-0.1, -1.0), (0.0, 0.0)])
 def test_the_cosine_of_a_loss_with_its_multiple(factor: float, expected: float) -> None:
     network, rollout = new_network(), random_rollout()
     loss = network(rollout.obs, rollout.state, rollout.resets).logits.square().sum()
-    found = gradient_cosine(loss, factor * loss, list(network.trunk.parameters()))
-    assert_allclose(found, expected, atol=1e-5)
+    found = compare_gradients(loss, factor * loss, list(network.trunk.parameters()))
+    assert_allclose(found.cosine, expected, atol=1e-5)
+    assert_allclose(found.ratio, abs(factor), atol=1e-5)
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -51,7 +53,7 @@ def test_a_loss_that_does_not_reach_the_trunk_has_the_cosine_0() -> None:
     network, rollout = new_network(), random_rollout()
     loss = network(rollout.obs, rollout.state, rollout.resets).logits.square().sum()
     other = network.value_head.bias.sum()
-    assert gradient_cosine(loss, other, list(network.trunk.parameters())) == 0.0
+    assert compare_gradients(loss, other, list(network.trunk.parameters())) == (0.0, 0.0)
 
 
 def judged(config: AlarmConfig, *cosines: float) -> tuple[Weighting, list[float]]:

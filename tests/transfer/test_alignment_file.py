@@ -107,7 +107,7 @@ def test_fault_28_an_identity_from_a_file_is_refused() -> None:
 
 def test_an_identity_is_nothing_to_store(tmp_path: Path) -> None:
     identity = Alignment(AlignmentConfig("identity"), 2, 2, PRESETS["paper"])
-    with pytest.raises(ValueError, match="nothing to store"):
+    with pytest.raises(ValueError, match="only an alignment network can be stored"):
         save_alignment(tmp_path / NAME, identity.network, (tuple("01"), tuple("01")), {})
 
 
