@@ -162,6 +162,7 @@ class CertificatedTeacher(pl.Callback):
             "mean_return": mean,
             "attempts": self._attempts + 1,
             "reward_scale": agent.learner.reward_scale if agent.learner else 1.0,
+            "clip_rewards": bool(agent.learner and agent.learner.clip_rewards),
         }
         save_certificate(folder, frozen, agent.env, agent.spec, {"sampled": sampled, "greedy": greedy}, training)
         self.stored = (folder, sampled.mean, greedy.mean)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +62,7 @@ class Rollout:
         policy_version: of the policy that played it.
         policy_lag: versions between that policy and the newest.
         episodes: that ended in it.
+        views: what ``obs`` would be through other views than the agent's own, by view; teachers read the game so.
     """
 
     obs: Tensor
@@ -77,6 +78,7 @@ class Rollout:
     policy_version: int = 0
     policy_lag: int = 0
     episodes: tuple[Episode, ...] = ()
+    views: Mapping[Any, Tensor] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -89,8 +91,14 @@ class Rollout:
         return self.actions.shape[1]
 
     def tensors(self) -> dict[str, Any]:
-        """The tensor fields by name."""
+        """The tensor fields by name, without the other views."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
+    def map(self, function: Callable[[str, Tensor], Tensor], **changes: Any) -> Rollout:
+        """The same rollout with ``function`` of the name and value of each tensor; other views as ``obs``."""
+        mapped: dict[str, Any] = {name: function(name, tensor) for name, tensor in self.tensors().items()}
+        views = {view: function("obs", tensor) for view, tensor in self.views.items()}
+        return replace(self, **mapped, views=views, **changes)
 
     def check(self) -> None:
         """Compares every tensor with ``ROLLOUT_SCHEMA``; called once, where a rollout enters the learner's process.
@@ -106,8 +114,11 @@ class Rollout:
             "S": self.state.shape[1:],
             "*observation": observation,
         }
-        for name, (dims, kind) in ROLLOUT_SCHEMA.items():
-            tensor: Tensor = getattr(self, name)
+        tensors = [(name, getattr(self, name), *schema) for name, schema in ROLLOUT_SCHEMA.items()]
+        tensors += [(f"views[{view}]", tensor, *ROLLOUT_SCHEMA["obs"]) for view, tensor in self.views.items()]
+        for name, tensor, dims, kind in tensors:
+            if name.startswith("views"):
+                sizes["*observation"] = tuple(tensor.shape[2:])
             shape = tuple(size for dim in dims for size in sizes[dim])
             kinds = ("uint8", "float32") if kind == "*observation" else (kind,)
             if tuple(tensor.shape) != shape or str(tensor.dtype).removeprefix("torch.") not in kinds:
@@ -121,13 +132,11 @@ class Rollout:
 
         Those decide at which rows the memory is cut: read from a GPU, they would make every forward pass wait for it.
         """
-        return replace(self, **{k: v.to(*args, **kwargs) for k, v in self.tensors().items() if k != "resets"})
+        return self.map(lambda name, tensor: tensor if name == "resets" else tensor.to(*args, **kwargs))
 
     def select(self, copies: slice) -> Rollout:
         """The given copies only (a view)."""
-        return replace(
-            self, **{k: v[copies] if k == "state" else v[:, copies] for k, v in self.tensors().items()}, episodes=()
-        )
+        return self.map(lambda name, v: v[copies] if name == "state" else v[:, copies], episodes=())
 
     def split(self, copies: int | None) -> Iterator[slice]:
         """Slices over the copies, ``copies`` in each (all of them where None)."""
@@ -137,19 +146,24 @@ class Rollout:
 
     def clone(self) -> Rollout:
         """A copy that owns its memory."""
-        return replace(self, **{k: v.clone() for k, v in self.tensors().items()})
+        return self.map(lambda _, tensor: tensor.clone())
 
 
 def join(rollouts: list[Rollout]) -> Rollout:
     """Consecutive rollouts of one worker as one longer rollout (spec section 6, row "rollouts")."""
     first, last = rollouts[0], rollouts[-1]
-    joined: dict[str, Any] = {}
-    for name, value in first.tensors().items():
-        if name in ("obs", "resets"):
-            parts = [getattr(r, name)[: r.steps] for r in rollouts] + [getattr(last, name)[last.steps :]]
-            joined[name] = torch.cat(parts)
-        elif name == "state":
-            joined[name] = value
-        else:
-            joined[name] = torch.cat([getattr(r, name) for r in rollouts])
-    return replace(first, **joined, episodes=tuple(e for r in rollouts for e in r.episodes))
+
+    def joined(name: str, parts: list[Tensor]) -> Tensor:
+        if name == "state":
+            return parts[0]
+        if name not in ("obs", "resets"):
+            return torch.cat(parts)
+        return torch.cat([*(part[: r.steps] for r, part in zip(rollouts, parts, strict=True)), parts[-1][last.steps :]])
+
+    tensors: dict[str, Any] = {name: joined(name, [r.tensors()[name] for r in rollouts]) for name in first.tensors()}
+    return replace(
+        first,
+        **tensors,
+        views={view: joined("obs", [r.views[view] for r in rollouts]) for view in first.views},
+        episodes=tuple(e for r in rollouts for e in r.episodes),
+    )

@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from toy_envs import COUNTING_SPEC, SMALL
 
-from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
@@ -42,10 +42,11 @@ def make_pool() -> Iterator[Callable[..., Pool]]:
         seed: int = 0,
         interrupted: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        others: dict[View, EnvSpec] | None = None,
         **options: Any,
     ) -> Pool:
         config = PoolConfig(**{**POOL, **options})
-        pools.append(Pool("toy", env, spec, network, config, (seed,), interrupted, clock))
+        pools.append(Pool("toy", env, spec, network, config, (seed,), interrupted, clock, others))
         return pools[-1]
 
     yield make

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol
 
 from cdrl_pl.agents.student import A3CLosses, LearnerConfig
-from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import PolicyOutput, Rollout
 
@@ -15,6 +15,8 @@ class Agent(Protocol):
 
     env: EnvConfig
     spec: EnvSpec
+    view: View
+    """How it sees its game, and any game that it teaches in."""
     network: PolicyNetwork
     learner: LearnerConfig | None
     """How it learns; None: it is frozen."""

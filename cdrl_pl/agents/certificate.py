@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cdrl_pl.envs import EnvConfig, EnvSpec, resolve
+from cdrl_pl.envs import EnvConfig, EnvSpec, renamed, resolve
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.storage.atomic import write_json, write_whole
@@ -76,8 +76,9 @@ def save_certificate(
     weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     env = resolve(env)
     module, _, bare = env.id.rpartition(":")
-    env = replace(env, id=bare)  # a certificate names nothing to import; the module is said for people alone
-    training = {**training, **({"module": module} if module else {})}
+    imported = {"module": module, "wrappers": list(env.wrappers)}
+    env = replace(env, id=bare, wrappers=())  # a certificate names nothing to import: that is said for people alone
+    training = {**training, **{what: name for what, name in imported.items() if name}}
     certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
     write_whole(folder / WEIGHTS, weights)
     write_json(folder / CERTIFICATE, asdict(certificate))
@@ -101,7 +102,7 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
                 f"{folder / CERTIFICATE}: format {content.get('format')!r}; only {FORMAT} can be read"
             )
         certificate = Certificate(
-            env=record(EnvConfig, content["env"]),
+            env=record(EnvConfig, renamed(content["env"])),
             spec=record(EnvSpec, content["spec"]),
             network=record(NetworkConfig, content["network"]),
             evaluation={k: record(Score, v) for k, v in content["evaluation"].items()},
@@ -111,6 +112,8 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
         )
         if unknown := set(content) - {f.name for f in fields(Certificate)}:
             raise CertificateError(f"{folder / CERTIFICATE} has unknown fields: {', '.join(sorted(unknown))}")
+        if certificate.env.wrappers:
+            raise CertificateError(f"{folder / CERTIFICATE}: env.wrappers is {certificate.env.wrappers!r}; refused")
         if ":" in certificate.env.id:
             raise CertificateError(f"{folder / CERTIFICATE}: env.id {certificate.env.id!r} names a module; refused")
     except CertificateError:

@@ -49,7 +49,9 @@ class CertificatedAgent(pl.LightningModule):
             env = _with_own_options(self.env, env)
             own, self.env, self.spec = self.spec, env, describe(env)
             _check_fits(folder, own, env.id, self.spec)
-        self.game = (self.env if env is None else resolve(env)).id.rpartition(":")[2]
+        played = self.env if env is None else resolve(self.env)
+        assert played.view is not None  # a certificate's task is resolved
+        self.view, self.game = played.view, played.id.rpartition(":")[2]
         self.requires_grad_(False)
 
     def check_playable(self) -> None:
@@ -58,8 +60,14 @@ class CertificatedAgent(pl.LightningModule):
         (A teacher whose task is not played needs no such module.)
 
         Raises:
-            EnvError: naming the module, where the certificate has it.
+            EnvError: naming the module, or the wrappers, where the certificate has them.
         """
+        wrappers = self.certificate.training.get("wrappers")
+        if wrappers and not self.env.wrappers and self.game == self.certificate.env.id:
+            raise EnvError(
+                f"{self.env.id} was played within the wrappers {wrappers!r}, which a certificate never imports: "
+                "name them as its env.wrappers"
+            )
         try:
             resolve(self.env)
         except EnvError as error:
@@ -104,9 +112,9 @@ class CertificatedAgent(pl.LightningModule):
 
 
 def _with_own_options(certificated: EnvConfig, given: EnvConfig) -> EnvConfig:
-    """The task that is given; in the certificate's own, options that are not given are the certificate's."""
+    """The task that is given, seen as in the certificate's; where it is the same, all that is not given is its own."""
     if given.id.rpartition(":")[2] != certificated.id:
-        return given
+        return replace(given, view=given.view or certificated.view)
     plain = EnvConfig(given.id)
     changed = {f.name: v for f in fields(given) if (v := getattr(given, f.name)) != getattr(plain, f.name)}
     return replace(certificated, id=given.id, **changed)

@@ -116,7 +116,9 @@ class Student(pl.LightningModule):
         self.env = env
         self.learner: LearnerConfig | None = learner
         self.spec = describe(env)
-        self.game = resolve(env).id.rpartition(":")[2]
+        resolved = resolve(env)
+        assert resolved.view is not None
+        self.view, self.game = resolved.view, resolved.id.rpartition(":")[2]
         self.network = PolicyNetwork(network, self.spec.obs_shape, self.spec.num_actions)
 
     def check_playable(self) -> None:

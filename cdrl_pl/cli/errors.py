@@ -27,6 +27,8 @@ RENAMED = {
     "reading": "preset_overrides",
     "advice": "control",
     "memory": "span",
+    "image_size": "view.size",
+    "crop": "view.crop",
 }
 
 

@@ -16,6 +16,8 @@ CONFIG_FILES = (".yaml", ".yml", ".json")
 # A class path (package.module.Class), or an environment's id with the module that registers it (package.module:Id).
 IMPORTED = re.compile(r"(?P<package>[A-Za-z_]\w*)((\.[A-Za-z_]\w*)+|(\.\w+)*:.+)")
 
+WRAPPER = re.compile(r"\bwrappers\[\d+\]$")  # where a mapping's key is a class path
+
 
 class ImportRefusedError(ValueError):
     """A config names what may not be imported; says which, where and what is allowed."""
@@ -51,6 +53,8 @@ def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """Every value of a tree of YAML that is a string, with its place for people."""
     if isinstance(content, dict):
         for key, value in content.items():
+            if WRAPPER.search(where):  # {module.Class: {keyword: value}}
+                yield where, str(key)
             yield from _strings(value, f"{where}.{key}" if where else str(key))
     elif isinstance(content, list):
         for index, value in enumerate(content):

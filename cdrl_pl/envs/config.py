@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs.packages import make_known
+from cdrl_pl.envs.view import View
 
 
 class EnvError(ConfigError):
@@ -29,11 +31,16 @@ class EnvConfig:
         full_action_space: Offers all 18 Atari actions instead of the game's minimal set. Atari only.
         noop_max: Most no-op actions at the start of an episode; their number is drawn anew for each episode, from 0 on.
             Atari only.
-        image_size: Side of the square grey image that image observations become, in pixels.
-        crop: First and last row of pixels of an image, the last excluded, that are kept before resizing. null is the
-            paper's [34, 194] for Atari (whose screens have 210 rows: [0, 210] keeps all of them), and all rows
-            elsewhere.
+        view: How the agent sees the game; null is the paper's (pictures become a grey square of 42 pixels, Atari's are
+            cropped first), and of a certificated agent in another game its own.
         kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
+        wrappers: Gymnasium wrappers around the environment, the innermost first, as module.Class or {module.Class:
+            {keyword: value}}. Each is imported; a certificate never imports them, so that whoever plays it names them
+            again. Not for Atari.
+        fire_on_reset: Presses FIRE for a decision where a game begins or a life has been lost, in games that have it.
+            Atari only.
+        episodic_life: Ends an episode of training with every lost life; returns are still of whole games, and so are
+            evaluations. Atari only.
         actions: The game's own action that each action plays, by index: [1, 0] swaps two, [0, 1, 1] has one twice; null
             keeps the game's own. Tasks whose right alignment is known are made this way.
     """
@@ -44,10 +51,12 @@ class EnvConfig:
     max_episode_steps: int | None = None
     full_action_space: bool = False
     noop_max: int = 0
-    image_size: int = 42
-    crop: tuple[int, int] | None = None
+    view: View | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     actions: tuple[int, ...] | None = None
+    wrappers: tuple[str | dict[str, Any], ...] = ()
+    fire_on_reset: bool = False
+    episodic_life: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 ATARI_CROP = (34, 194)
-MAX_SIDE = 1024  # pixels; a network on larger images has more weights than a machine has memory
 
 
 def registry() -> dict[str, Any]:
@@ -110,8 +118,9 @@ def resolve(config: EnvConfig) -> EnvConfig:
             value out of range.
     """
     preset = PRESETS.get(config.id, {})
-    given = {k: v for k, v in asdict(config).items() if v is not None and k != "id"}
-    merged = replace(config, **{**preset, **{k: v for k, v in given.items() if k in preset}})
+    merged = replace(
+        config, **{k: v if (given := getattr(config, k)) is None or k == "id" else given for k, v in preset.items()}
+    )
     spec = _registered(merged.id, config.id)
     _check_values(merged)
     if is_atari(merged):
@@ -121,10 +130,12 @@ def resolve(config: EnvConfig) -> EnvConfig:
         ("repeat_action_probability", None),
         ("full_action_space", False),
         ("noop_max", 0),
+        ("fire_on_reset", False),
+        ("episodic_life", False),
     ):
         if (value := getattr(merged, option)) != unset:
             raise EnvError(f"env.{option} is {value!r}, but {config.id} is not an Atari game; leave it out")
-    return merged
+    return replace(merged, view=merged.view or View())
 
 
 def _registered(env_id: str, name: str) -> Any:
@@ -135,6 +146,8 @@ def _registered(env_id: str, name: str) -> Any:
             importlib.import_module(module)
         except ImportError as error:
             raise EnvError(f"env.id is {name!r}, but the module {module!r} cannot be imported: {error}") from None
+    if extra := make_known(bare):
+        raise EnvError(f"env.id is {name!r}, whose package is not installed; pip install 'cdrl-pl[{extra}]'")
     known = registry()
     if bare not in known:
         hint = "" if module else "; one of your own is named with the module that registers it, as module:id"
@@ -144,12 +157,10 @@ def _registered(env_id: str, name: str) -> Any:
 
 
 def _check_values(config: EnvConfig) -> None:
-    crop, actions = config.crop, config.actions
+    actions = config.actions
     limit, sticky = config.max_episode_steps, config.repeat_action_probability
     for option, ok, allowed in (
-        ("image_size", 1 <= config.image_size <= MAX_SIDE, f"from 1 to {MAX_SIDE} pixels"),
         ("noop_max", config.noop_max >= 0, "0 or more"),
-        ("crop", crop is None or 0 <= crop[0] < crop[1], "[first, last] with 0 <= first < last, last being excluded"),
         (
             "actions",
             actions is None or (len(actions) > 0 and min(actions) >= 0),
@@ -166,6 +177,8 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     """What the registration says, where the config leaves it open."""
     if config.kwargs:
         raise EnvError(f"env.kwargs is {config.kwargs!r}; Atari games take the named options instead")
+    if config.wrappers:
+        raise EnvError(f"env.wrappers is {config.wrappers!r}; Atari games take the named options and views instead")
     own, skip, sticky = spec.kwargs, config.frame_skip, config.repeat_action_probability
     if skip is None:
         skip = own["frameskip"]
@@ -174,14 +187,24 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     low, high = (skip, skip) if isinstance(skip, int) else skip
     if not 1 <= low <= high:
         raise EnvError(f"env.frame_skip is {skip!r}; it must be 1 or more, or [least, most] with 1 <= least <= most")
-    frames = frame_cap(spec)
+    frames, view = frame_cap(spec), config.view or View()
+    for option, unset in (("keys", None), ("codes", None)):
+        if (value := getattr(view, option)) != unset:
+            raise EnvError(f"env.view.{option} is {list(value)}, but {config.id} shows a screen; leave it out")
     return replace(
         config,
         frame_skip=skip,
         repeat_action_probability=own["repeat_action_probability"] if sticky is None else sticky,
         max_episode_steps=config.max_episode_steps or spec.max_episode_steps or frames // low,
-        crop=config.crop or ATARI_CROP,
+        view=replace(view, crop=view.crop or ATARI_CROP),
     )
+
+
+def renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """A task's record with today's names: what was ``image_size`` and ``crop`` is its view's."""
+    record, names = dict(record), {"image_size": "size", "crop": "crop"}
+    view = {new: record.pop(old) for old, new in names.items() if old in record}
+    return {**record, "view": view} if view else record
 
 
 def frame_cap(spec: Any) -> int:
@@ -190,9 +213,9 @@ def frame_cap(spec: Any) -> int:
 
 
 def with_noops(config: EnvConfig, noop_max: int) -> EnvConfig:
-    """The resolved task as policies are scored in it: with random starts of up to so many no-ops, where it is Atari."""
+    """The resolved task as policies are scored in it: whole games, from up to so many no-ops, where it is Atari."""
     config = resolve(config)
-    return replace(config, noop_max=noop_max) if is_atari(config) else config
+    return replace(config, noop_max=noop_max, episodic_life=False) if is_atari(config) else config
 
 
 def is_atari(config: EnvConfig) -> bool:

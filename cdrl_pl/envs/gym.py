@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
-from cdrl_pl.envs.games import Array, check_crop, chosen_actions, number, resize
+from cdrl_pl.envs.games import chosen_actions, number
+from cdrl_pl.envs.spaces import reading
+from cdrl_pl.envs.view import Array, Observer, View
 
 USUAL_SPEED = 30  # decisions per second of a game that does not say its own
-SMALL = 16  # pixels: images of fewer rows or columns are seldom pictures
 
 
 class GymGame:
-    """Any Gymnasium environment with a Discrete action space and image or vector observations.
+    """Any Gymnasium environment with a Discrete action space, and observations that its views can read.
 
     Methods as in ``Game``. Every episode is seeded by its number, so where a game stands is that number and its
     actions so far.
@@ -23,12 +26,17 @@ class GymGame:
     Args:
         config: the task, resolved.
         seed: of the copy, without unit.
+        others: views beside the config's own.
         render: pictures will be asked for.
     """
 
-    def __init__(self, config: EnvConfig, seed: int, render: bool = False) -> None:
+    goes_on = False
+
+    def __init__(self, config: EnvConfig, seed: int, others: Sequence[View] = (), render: bool = False) -> None:
         import gymnasium
-        from gymnasium.spaces import Box, Discrete
+        from gymnasium.spaces import Discrete
+
+        assert config.view is not None  # resolved
 
         self.config = config
         make = dict(config.kwargs)
@@ -47,82 +55,54 @@ class GymGame:
                     f"and an argument render_mode of its constructor: {error}"
                 ) from error
             raise EnvError(f"env.id {config.id!r} cannot be made{_with(make)}: {error}") from error
+        for wrapper in config.wrappers:
+            self._env = wrapped(self._env, wrapper)
         space, actions = self._env.observation_space, self._env.action_space
         if not isinstance(actions, Discrete):
             raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
-        if not isinstance(space, Box):
-            raise EnvError(
-                f"env.id {config.id!r} has the observation space {space}; only Box (images or vectors) can be read"
-            )
         count = int(actions.n)
         names = list(getattr(self._env.unwrapped, "get_action_meanings", list)())
         if len(names) != count:  # the space decides how many actions there are; a wrapper may have changed it
             names = [str(i) for i in range(count)]
-        self.doubt = ""  # what may be wrong with the task; empty: nothing
         self._actions = chosen_actions(config, range(int(actions.start), int(actions.start) + count))
-        self._image = len(space.shape) >= 2 and space.dtype == np.uint8
-        if self._image and not (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3))):
-            raise EnvError(
-                f"env.id {config.id!r} has images of shape {space.shape}; only [H, W], [H, W, 1], [H, W, 3] can be read"
-            )
-        if self._image and min(space.shape[:2]) < SMALL:
-            self.doubt = (
-                f"env.id {config.id!r} has images of {space.shape[0]} x {space.shape[1]} pixels: where their numbers "
-                "are codes of things, and no colours, making them grey mixes codes up; wrap it so that it gives vectors"
-            )
-        if self._image:
-            check_crop(config, space.shape[0])
-        elif config.crop is not None:
-            raise EnvError(f"env.crop is {config.crop}, but {config.id} gives no images; leave it out")
-        size = config.image_size
-        shape = (1, size, size) if self._image else (int(np.prod(space.shape)),)
-        self.spec = EnvSpec(shape, "uint8" if self._image else "float32", tuple(chosen_actions(config, names)))
+        self._observers = [Observer(view, reading(view, space, config.id)) for view in (config.view, *others)]
+        first = self._observers[0]
+        self.spec = EnvSpec(first.shape, first.dtype, tuple(chosen_actions(config, names)))
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or USUAL_SPEED)
         self._seed = seed
         self._episode = -1
         self._played: list[int] = []
 
-    def _write(self, obs: Any, out: Array) -> None:
-        if not self._image:
-            out[...] = np.asarray(obs, np.float32).reshape(-1)
-            return
-        import cv2
-
-        grey = (
-            cv2.cvtColor(obs, cv2.COLOR_RGB2GRAY)
-            if obs.ndim == 3 and obs.shape[-1] == 3
-            else obs.reshape(obs.shape[:2])
-        )
-        resize(grey, self.config.crop, out)
-
-    def _begin(self, out: Array) -> None:
+    def _begin(self, outs: Sequence[Array]) -> None:
         entropy = np.random.SeedSequence([self._seed, self._episode])
         obs, _ = self._env.reset(seed=int(entropy.generate_state(1)[0]))
         self._played = []
-        self._write(obs, out)
+        for observer, out in zip(self._observers, outs, strict=True):
+            observer.begin(obs, out)
 
-    def reset(self, out: Array) -> None:
+    def reset(self, *outs: Array) -> None:
         """Starts the next episode, seeded by its number."""
         self._episode += 1
-        self._begin(out)
+        self._begin(outs)
 
-    def step(self, action: int, out: Array) -> tuple[float, bool, bool]:
+    def step(self, action: int, *outs: Array) -> tuple[float, bool, bool]:
         """Plays one decision."""
         self._played.append(action)
         obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
-        self._write(obs, out)
+        for observer, out in zip(self._observers, outs, strict=True):
+            observer.see(obs, out)
         return number(self.config, reward), bool(terminated), bool(truncated) and not terminated
 
     def snapshot(self) -> dict[str, Any]:
         """The episode's number and its actions so far."""
         return {"seed": self._seed, "episode": self._episode, "actions": np.asarray(self._played, np.int16)}
 
-    def restore(self, snapshot: dict[str, Any], out: Array) -> None:
+    def restore(self, snapshot: dict[str, Any], *outs: Array) -> None:
         """Plays the episode's actions again."""
         self._seed, self._episode = snapshot["seed"], snapshot["episode"]
-        self._begin(out)
+        self._begin(outs)
         for action in snapshot["actions"].tolist():
-            self.step(action, out)
+            self.step(action, *outs)
 
     def render(self) -> Array:
         """The current picture [H, W, 3] uint8; raises EnvError where there is none, such as for want of a library."""
@@ -144,3 +124,24 @@ def _with(make: dict[str, Any]) -> str:
     """What an environment was to be made with, by the options that say so."""
     kwargs = {name: value for name, value in make.items() if name not in ("render_mode", "max_episode_steps")}
     return f" with env.kwargs {kwargs}" if kwargs else ""
+
+
+def wrapped(env: Any, wrapper: str | dict[str, Any]) -> Any:
+    """An environment within a wrapper of ``env.wrappers``.
+
+    Raises:
+        EnvError: it cannot be imported, is no wrapper, or does not take its keywords.
+    """
+    path, kwargs = next(iter(wrapper.items())) if isinstance(wrapper, dict) and len(wrapper) == 1 else (wrapper, None)
+    module, dot, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if not dot or not (kwargs is None or isinstance(kwargs, dict)):
+        raise EnvError(
+            f"env.wrappers has {wrapper!r}; it must be module.Class, or {{module.Class: {{keyword: value}}}}"
+        )
+    try:
+        made = getattr(importlib.import_module(module), name)(env, **kwargs or {})
+    except (ImportError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        raise EnvError(f"env.wrappers has {path!r}, which cannot be put around {env}: {error}") from error
+    if not all(hasattr(made, part) for part in ("reset", "step", "observation_space", "action_space")):
+        raise EnvError(f"env.wrappers has {path!r}, which makes no environment of {env}")
+    return made

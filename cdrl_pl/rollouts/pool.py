@@ -5,18 +5,18 @@ from __future__ import annotations
 import multiprocessing as mp
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from cdrl_pl.checks import ConfigError
-from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import RolloutReply, WorkerConfig
-from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, rollout_schema
+from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, observation_names, rollout_schema
 from cdrl_pl.rollouts.worker_group import WorkerGroup
 from cdrl_pl.system.fork_server import PRELOAD
 from cdrl_pl.system.hardware import workers_per_agent
@@ -43,6 +43,7 @@ class Pool:
         seed: of environments and actions, as a SeedSequence takes it.
         interrupted: whether the run was told to end.
         clock: seconds, for telling a worker that hangs.
+        others: views beside the agent's own that every rollout has as well, and the task as each sees it.
     """
 
     def __init__(
@@ -55,21 +56,22 @@ class Pool:
         seed: tuple[int, ...],
         interrupted: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        others: Mapping[View, EnvSpec] | None = None,
     ) -> None:
-        self.name, self.config, self._seed = name, config, seed
+        self.name, self.config, self._seed, others = name, config, seed, dict(others or {})
+        self._others = dict(zip(others, observation_names(len(others))[1:], strict=True))
         self._count = config.workers or workers_per_agent(1, 1)
         self._size = {"workers": self._count, "copies": config.copies, "steps": config.steps}
         context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
             context.set_forkserver_preload(PRELOAD)
         template = PolicyNetwork(network, spec.obs_shape, spec.num_actions)
-        schema = rollout_schema(spec, template.state_size, config.steps, config.copies)
+        schema = rollout_schema(spec, template.state_size, config.steps, config.copies, tuple(others.values()))
         self._queue = 1 if config.deterministic else config.queue
         self._slots = Slots(context, schema, self._count * self._queue)
         self._weights = SharedWeights(context, sum(p.numel() for p in template.parameters()))
-        worker = WorkerConfig(
-            name, env, spec, network, config.steps, config.copies, bool(config.bf16), seed, self._slots, self._weights
-        )
+        bf16, memory = bool(config.bf16), (self._slots, self._weights)
+        worker = WorkerConfig(name, env, spec, network, config.steps, config.copies, bf16, seed, *memory, others)
         self._ready: deque[tuple[int, RolloutReply]] = deque()  # worker index and what it played, oldest first
         self._held: list[tuple[int, int]] = []  # worker index and slot of the rollouts the learner has
         ready = self._ready  # not self: the workers end when the pool is dropped
@@ -170,9 +172,11 @@ class Pool:
     def _rollout(self, index: int, played: RolloutReply) -> Rollout:
         self._held.append((index, played.slot))
         tensors = {k: torch.from_numpy(v) for k, v in self._slots[played.slot].items()}
+        views = {view: tensors.pop(name) for view, name in self._others.items()}
         version = played.policy_version
+        lag = self.version - version
         rollout = Rollout(
-            **tensors, worker=index, policy_version=version, policy_lag=self.version - version, episodes=played.episodes
+            **tensors, worker=index, policy_version=version, policy_lag=lag, episodes=played.episodes, views=views
         )
         rollout.check()
         return rollout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from cdrl_pl.envs import EnvConfig, EnvSpec
+from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots
 from cdrl_pl.types import Episode
@@ -65,6 +66,7 @@ class WorkerConfig:
         entropy: of the SeedSequence of this worker's own randomness.
         slots: shared memory for rollouts.
         weights: shared memory with the newest weights.
+        others: views beside the agent's own that are written into every rollout, and the task as each sees it.
     """
 
     name: str
@@ -77,3 +79,4 @@ class WorkerConfig:
     entropy: tuple[int, ...]
     slots: Slots = field(repr=False)
     weights: SharedWeights = field(repr=False)
+    others: Mapping[View, EnvSpec] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -24,19 +24,30 @@ Schema = dict[str, tuple[tuple[int, ...], str]]
 LINE = 64  # bytes; every field starts on a cache line, since where numbers lie decides how sums of them are rounded
 
 
-def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int) -> Schema:
-    """Shape and dtype of every tensor of a rollout of ``ROLLOUT_SCHEMA``.
+def observation_names(others: int) -> list[str]:
+    """The names of what is seen in a slot: through the agent's own view, and through so many others."""
+    return ["obs", *(f"obs{i}" for i in range(1, others + 1))]
+
+
+def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int, others: Sequence[EnvSpec] = ()) -> Schema:
+    """Shape and dtype of every tensor of a rollout of ``ROLLOUT_SCHEMA``, and of what is seen through other views.
 
     Args:
         spec: of the task.
         state_size: numbers of recurrent state per copy, S.
         steps: decisions of each copy, T.
         copies: environment copies, B.
+        others: of the task as other views see it.
     """
-    sizes = {"T+1": (steps + 1,), "T": (steps,), "B": (copies,), "S": (state_size,), "*observation": spec.obs_shape}
+    sizes = {"T+1": (steps + 1,), "T": (steps,), "B": (copies,), "S": (state_size,)}
+    seen = dict(zip(observation_names(len(others)), (spec, *others), strict=True))
+    rows = {**ROLLOUT_SCHEMA, **dict.fromkeys(seen, ROLLOUT_SCHEMA["obs"])}
     return {
-        name: (tuple(size for dim in dims for size in sizes[dim]), spec.obs_dtype if kind == "*observation" else kind)
-        for name, (dims, kind) in ROLLOUT_SCHEMA.items()
+        name: (
+            tuple(size for dim in dims for size in (seen[name].obs_shape if dim == "*observation" else sizes[dim])),
+            seen[name].obs_dtype if kind == "*observation" else kind,
+        )
+        for name, (dims, kind) in rows.items()
     }
 
 

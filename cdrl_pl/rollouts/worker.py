@@ -15,6 +15,7 @@ from cdrl_pl.envs import make_game
 from cdrl_pl.envs.games import check_finite
 from cdrl_pl.rollouts.actor import Actor, LocalActor
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
+from cdrl_pl.rollouts.shared_memory import observation_names
 from cdrl_pl.system.hardware import use_one_thread
 from cdrl_pl.system.processes import Failure, die_with_the_trainer
 from cdrl_pl.system.stop import ignore_signals
@@ -30,52 +31,61 @@ class EnvironmentLoop:
         self.config, copies = config, config.copies
         *game_seeds, own = np.random.SeedSequence(config.entropy).spawn(copies + 1)
         self._rng = np.random.Generator(np.random.PCG64(own))
-        self._games = [make_game(config.env, int(s.generate_state(1)[0])) for s in game_seeds]
+        views = tuple(config.others)
+        self._games = [make_game(config.env, int(s.generate_state(1)[0]), views) for s in game_seeds]
         self._actor: Actor = actor or LocalActor(
             config.network, config.spec, config.weights, copies, self._rng, config.bf16
         )
-        self._obs = np.zeros((copies, *config.spec.obs_shape), config.spec.obs_dtype)
+        specs = (config.spec, *config.others.values())
+        self._names = observation_names(len(views))
+        self._seen = [np.zeros((copies, *spec.obs_shape), spec.obs_dtype) for spec in specs]  # the agent's own first
         self._resets = np.ones(copies, bool)
         self._return = np.zeros(copies)
         self._length = np.zeros(copies, np.int64)
-        for game, out in zip(self._games, self._obs, strict=True):
-            game.reset(out)
-        check_finite(config.env, self._obs)
+        for b, game in enumerate(self._games):
+            game.reset(*(seen[b] for seen in self._seen))
+        check_finite(config.env, self._seen[0])
 
     def play(self, slot: dict[str, Array]) -> tuple[int, list[Episode]]:
         """Fills the slot with T steps of every copy; returns the policy's version and the episodes that ended."""
         version, episodes = self._actor.refresh(), []
-        slot["obs"][0], slot["resets"][0], slot["state"][:] = self._obs, self._resets, self._actor.state.numpy()
+        observations = [slot[name] for name in self._names]
+        for rows, seen in zip(observations, self._seen, strict=True):
+            rows[0] = seen
+        slot["resets"][0], slot["state"][:] = self._resets, self._actor.state.numpy()
         slot["final_values"].fill(0.0)
         for t in range(self.config.steps):
             actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t])
             slot["actions"][t] = actions
-            following = slot["obs"][t + 1]
+            following = [rows[t + 1] for rows in observations]
             for b, action in enumerate(actions.tolist()):
-                outcome = self._games[b].step(action, following[b])
+                outcome = self._games[b].step(action, *[rows[b] for rows in following])
                 slot["rewards"][t, b], slot["terminated"][t, b], slot["truncated"][t, b] = outcome
             self._length += 1
             self._return += slot["rewards"][t]
-            check_finite(self.config.env, following, slot["rewards"][t])
-            episodes += self._restart_ended(slot, t)
-        self._obs[:], self._resets[:] = slot["obs"][-1], slot["resets"][-1]
+            check_finite(self.config.env, following[0], slot["rewards"][t])
+            episodes += self._restart_ended(slot, t, following)
+        for rows, seen in zip(observations, self._seen, strict=True):
+            seen[:] = rows[-1]
+        self._resets[:] = slot["resets"][-1]
         return version, episodes
 
-    def _restart_ended(self, slot: dict[str, Array], t: int) -> list[Episode]:
-        truncated, following = slot["truncated"][t], slot["obs"][t + 1]
+    def _restart_ended(self, slot: dict[str, Array], t: int, following: list[Array]) -> list[Episode]:
+        truncated = slot["truncated"][t]
         ended = slot["terminated"][t] | truncated
         slot["resets"][t + 1] = ended
         if not ended.any():
             return []
         cut = np.flatnonzero(truncated)
         if len(cut):  # the last observations are valued before the new episode overwrites them
-            slot["final_values"][t, cut] = self._actor.values(following[cut], cut)
+            slot["final_values"][t, cut] = self._actor.values(following[0][cut], cut)
         episodes = []
         for b in np.flatnonzero(ended):
-            episodes.append(Episode(float(self._return[b]), int(self._length[b])))
-            self._return[b], self._length[b] = 0.0, 0
-            self._games[b].reset(following[b])
-        check_finite(self.config.env, following)
+            if not self._games[b].goes_on:
+                episodes.append(Episode(float(self._return[b]), int(self._length[b])))
+                self._return[b], self._length[b] = 0.0, 0
+            self._games[b].reset(*[rows[b] for rows in following])
+        check_finite(self.config.env, following[0])
         return episodes
 
     def snapshot(self) -> dict[str, Any]:
@@ -83,7 +93,7 @@ class EnvironmentLoop:
         return {
             "games": [game.snapshot() for game in self._games],
             "rng": self._rng.bit_generator.state,
-            "obs": self._obs.copy(),
+            "seen": [seen.copy() for seen in self._seen],
             "state": self._actor.state.numpy().copy(),
             "resets": self._resets.copy(),
             "return": self._return.copy(),
@@ -92,9 +102,10 @@ class EnvironmentLoop:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Goes on from a snapshot of a worker of the same config."""
-        for game, saved, out in zip(self._games, snapshot["games"], self._obs, strict=True):
-            game.restore(saved, out)
-        self._obs[:] = snapshot["obs"]
+        for b, (game, saved) in enumerate(zip(self._games, snapshot["games"], strict=True)):
+            game.restore(saved, *(seen[b] for seen in self._seen))
+        for seen, saved in zip(self._seen, snapshot["seen"], strict=True):
+            seen[:] = saved
         self._rng.bit_generator.state = snapshot["rng"]
         self._actor.state = torch.from_numpy(snapshot["state"].copy())
         self._resets[:], self._return[:], self._length[:] = snapshot["resets"], snapshot["return"], snapshot["length"]

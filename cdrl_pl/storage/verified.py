@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -96,6 +96,9 @@ def record(kind: type[Record], content: Any) -> Record:
         raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     for name, hint in get_type_hints(kind).items():
+        inner = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
+        if inner is not None and isinstance(values.get(name), dict):
+            values[name] = record(inner, values[name])  # type: ignore[arg-type]
         if name in values and not _is(values[name], hint):
             raise TypeError(f"{kind.__name__}.{name} is {str(values[name])[:80]!r}, which is not {hint}")
     return kind(**values)

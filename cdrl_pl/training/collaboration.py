@@ -18,7 +18,7 @@ from torch import nn
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.checks import ConfigError, check_options
-from cdrl_pl.envs import EnvError
+from cdrl_pl.envs import EnvError, EnvSpec, View
 from cdrl_pl.evaluation.display import table
 from cdrl_pl.evaluation.score import SCORES
 from cdrl_pl.networks import PolicyNetwork
@@ -37,11 +37,12 @@ from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.trainer_options import check_trainer
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
+from cdrl_pl.transfer.observations import seen_by_teacher
 from cdrl_pl.transfer.transfer import Phase, Transfer, TransferConfig
 from cdrl_pl.types import Episode, Rollout
 
 CHECKPOINT = "collaboration"  # the key of what this module adds to a checkpoint
-FORMAT = 2  # of that; format 1 was that of version 0.1
+FORMAT = 3  # of that; 1 was that of version 0.1, 2 had no views
 
 
 def silent(text: str) -> None:
@@ -112,9 +113,12 @@ class Collaboration(pl.LightningModule):
         self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
         tasks = {name: (agent.game, agent.spec.action_meanings) for name, agent in built.items()}
         self._transfers = nn.ModuleDict()
+        # Views beside an agent's own, through which its teachers read its rollouts, and its task as each sees it.
+        self.views: dict[str, dict[View, EnvSpec]] = {name: {} for name in built}
         for config in configs:
             teacher, student = built[config.teacher].network, built[config.student].network
-            self._transfers[config.name] = Transfer(config, teacher, student, self.preset, tasks)
+            view = self._teachers_view(config, built)
+            self._transfers[config.name] = Transfer(config, teacher, student, self.preset, tasks, view)
         self.env_steps = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
         self.run_folder = Path()  # of the run's own files; known from setup on
@@ -125,6 +129,19 @@ class Collaboration(pl.LightningModule):
         self.evaluator = Evaluator(built, lambda: self.stop_request.requested, self.transfers)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
+
+    def _teachers_view(self, config: TransferConfig, agents: dict[str, Agent]) -> View | None:
+        """The view through which a transfer's teacher reads, where it is not the student's; noted for the pool."""
+        if config.observations != "none":
+            return None
+        teacher, student = agents[config.teaching_agent], agents[config.student]
+        seen = seen_by_teacher(teacher, student)
+        if seen is None:
+            if teacher.view != student.view:
+                rank_zero_info("transfer %s: the teacher reads what the student sees", config.name)
+            return None
+        self.views[config.student][teacher.view] = seen
+        return teacher.view
 
     # The graph
 

@@ -190,6 +190,7 @@ class RolloutDataModule(pl.LightningDataModule):
                 (self.resolved_seed(), trainer.global_rank, index),
                 # Several ranks end together, at a batch's boundary: one that left alone would let the others wait.
                 lambda: module.stop_request.requested and trainer.world_size == 1,
+                others=module.views[name],
             )
         decisions, limit = config.steps * config.copies * trainer.world_size, trainer.limit_train_batches
         most = limit if isinstance(limit, int) else -(-module.log_every // decisions)  # a batch has these, at least

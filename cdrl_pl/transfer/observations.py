@@ -1,15 +1,35 @@
-"""A student's observations as its teacher reads them, where the two differ in size."""
+"""A student's game as its teacher reads it: through its own view, or through the student's, adapted in size."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from cdrl_pl.agents.agent import Agent
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.envs import EnvSpec, describe
 
 Observations = Literal["none", "resize", "pad"]
+
+
+def seen_by_teacher(teacher: Agent, student: Agent) -> EnvSpec | None:
+    """The student's task as the teacher's view sees it; None where that is the student's own view, or cannot be had.
+
+    Args:
+        teacher: who reads.
+        student: who plays.
+    """
+    if teacher.view == student.view:
+        return None
+    try:
+        spec = describe(replace(student.env, view=teacher.view))
+    except ConfigError:
+        return None
+    same = (spec.obs_shape, spec.obs_dtype) == (teacher.spec.obs_shape, teacher.spec.obs_dtype)
+    return spec if same else None
 
 
 def check_observations(how: Observations, theirs: tuple[int, ...], own: tuple[int, ...]) -> None:
@@ -27,7 +47,10 @@ def check_observations(how: Observations, theirs: tuple[int, ...], own: tuple[in
         return
     both = f"the teacher reads observations of shape {theirs}, the student's environment gives {own}"
     if how == "none":
-        raise ConfigError(f"{both}; they must be equal, or observations one of resize, pad")
+        raise ConfigError(
+            f"{both}, and not what the teacher's view makes of a game; they must be equal, or observations one of "
+            "resize, pad"
+        )
     if len(theirs) != len(own) or (len(own) == 3 and theirs[0] != own[0]):
         raise ConfigError(f"{both}; observations: {how} cannot bridge that, only sizes may differ")
     if how == "resize" and len(own) != 3:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cdrl_pl import losses, metric_names
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.envs import View
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.schedule import Schedule, linear
@@ -53,8 +54,10 @@ class TransferConfig:
             rollout, "constant" zeros, "lagged" the student's own logits of some time ago, "own" the student's own
             logits now.
         lag: Decisions of the student between two refreshes of its lagged copy.
-        observations: How observations of another size are made the teacher's: "resize" (images), "pad" (or cut; images
-            around their middle, vectors at their end); "none" refuses them.
+        observations: What the teacher reads. "none": the student's game through the teacher's own view, where the game
+            can be seen so, and else the student's observations, which must then be of the teacher's size. The others
+            make the student's observations of that size: "resize" (images), "pad" (or cut; images around their middle,
+            vectors at their end).
         alarm: Measures whether the transfer hurts, and may release its weight; null does not.
     """
 
@@ -132,6 +135,7 @@ class Transfer(nn.Module):
         student: the student's network, for its structure and for what a lagged copy starts from.
         preset: the paper's text or its authors' program.
         tasks: game and action meanings by agent; where both ends play the same game, the right alignment is known.
+        view: through which the teacher reads the student's rollouts; None: through the student's own.
 
     Raises:
         ConfigError: options that cannot be, or ends that do not fit together, naming both.
@@ -146,9 +150,10 @@ class Transfer(nn.Module):
         student: PolicyNetwork,
         preset: Preset,
         tasks: dict[str, Task] | None = None,
+        view: View | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.preset, self.name = config, preset, config.name
+        self.config, self.preset, self.name, self.view = config, preset, config.name, view
         _check(config, preset)
         self.control_network = control_network(config.control, teacher, student)
         self.shuffle = Shuffle(torch.initial_seed()) if config.control == "shuffled" else None
@@ -164,7 +169,8 @@ class Transfer(nn.Module):
         self.register_buffer("ground_truth", ground_truth, persistent=False)
         meanings = (theirs[1], own[1]) if theirs and own else None
         try:
-            check_observations(config.observations, teaching.obs_shape, student.obs_shape)
+            if view is None:
+                check_observations(config.observations, teaching.obs_shape, student.obs_shape)
             sizes = (teaching.num_actions, student.num_actions)
             self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth)
         except ConfigError as error:
@@ -215,7 +221,8 @@ class Transfer(nn.Module):
             student: the student's network.
         """
         network = self.teaching_network(teacher, student)
-        obs = adapt(rollout.obs, network.obs_shape, self.config.observations)
+        seen = rollout.obs if self.view is None else rollout.views[self.view]
+        obs = adapt(seen, network.obs_shape, self.config.observations)
         logits: Tensor = self.teacher(network, replace(rollout, obs=obs), self.preset.teacher_state == "student")
         if self.config.control == "constant":
             return torch.zeros_like(logits)

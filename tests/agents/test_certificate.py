@@ -89,7 +89,7 @@ def test_the_agent_of_a_certificate_plays_as_it_was_stored(folder: Path) -> None
     found, rollout, network = CertificatedAgent(folder), random_rollout(), new_network(3)
     expected = network(rollout.obs, rollout.state, rollout.resets).logits
     assert torch.equal(found(rollout).logits, expected)
-    assert found.env == EnvConfig(CARTPOLE, max_episode_steps=12)
+    assert found.env == resolve(EnvConfig(CARTPOLE, max_episode_steps=12))
 
 
 def test_storing_again_replaces_the_teacher(folder: Path) -> None:

@@ -16,6 +16,7 @@ from cdrl_pl.agents.certificate import CERTIFICATE, save_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.envs import EnvConfig, EnvError, describe
 from cdrl_pl.evaluation.evaluate import evaluate
+from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.training.graph import AgentConfig
 
 ID = "ScaledToy-v0"
@@ -85,3 +86,27 @@ def test_a_certificate_that_cannot_be_read_back_is_not_called_stored(
     monkeypatch.setattr("cdrl_pl.agents.certificate.write_whole", lossy)
     with pytest.raises(ValueError, match="SHA-256"):
         save_certificate(tmp_path, make_network(), env, describe(env), {}, {})
+
+
+CLIP = {"gymnasium.wrappers.ClipReward": {"min_reward": 0.0, "max_reward": 0.5}}
+
+
+def test_wrappers_are_said_in_a_certificate_and_never_imported_by_it(tmp_path: Path) -> None:
+    env = EnvConfig("CartPole-v1", wrappers=(CLIP,))
+    save_certificate(tmp_path, make_network(spec=describe(env)), env, describe(env), {}, {})
+    agent_ = CertificatedAgent(tmp_path)
+    assert agent_.env.wrappers == () and agent_.certificate.training["wrappers"] == [CLIP]
+    with pytest.raises(EnvError, match=r"CartPole-v1 was played within the wrappers .*ClipReward.*name them"):
+        agent_.check_playable()
+    CertificatedAgent(tmp_path, env=env).check_playable()
+
+
+def test_a_certificate_that_names_wrappers_is_refused(tmp_path: Path) -> None:
+    env = EnvConfig("CartPole-v1")
+    save_certificate(tmp_path, make_network(spec=describe(env)), env, describe(env), {}, {})
+    path = tmp_path / CERTIFICATE
+    content = json.loads(path.read_text())
+    content["env"]["wrappers"] = ["gymnasium.wrappers.FlattenObservation"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CertificateError, match=r"env.wrappers is \('gymnasium.*',\); refused"):
+        CertificatedAgent(tmp_path)

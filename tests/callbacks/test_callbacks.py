@@ -118,7 +118,7 @@ def test_a_teacher_is_stored_as_soon_as_its_last_episodes_pass_the_threshold(tmp
     train(tmp_path, CertificatedTeacher("beta", 4.0, window=3, episodes=2), 1, 1, 1, 5, 5, 5, 5)
     training = certificate(tmp_path).training
     asked = {"threshold": 4.0, "window": 3, "mean_return": 5.0, "attempts": 1}
-    assert training == {"env_steps": 60, "seed": 6, **asked, "reward_scale": 1.0}
+    assert training == {"env_steps": 60, "seed": 6, **asked, "reward_scale": 1.0, "clip_rewards": False}
 
 
 def test_a_teacher_below_the_threshold_is_not_stored(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from command_line import CONFIGS, Run
 from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.envs import EnvConfig, describe
+from cdrl_pl.envs.packages import make_known
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.presets import PRESETS
@@ -53,6 +54,12 @@ def stored_teachers(config: dict[str, Any], below: Path) -> None:
             meanings = tuple(actions(config["model"]["agents"][transfer[end]], below) for end in ("teacher", "student"))
             function = Alignment(AlignmentConfig(hidden=8), *map(len, meanings), PRESETS["paper"])
             save_alignment(below / path, function.network, meanings, {})
+
+
+def skip_where_a_package_is_missing(config: dict[str, Any]) -> None:
+    for agent in config["model"]["agents"].values():
+        if extra := make_known(agent.get("env", {}).get("id", "")):
+            pytest.skip(f"needs the extra {extra}")
 
 
 def actions(agent: dict[str, Any], below: Path) -> tuple[str, ...]:
@@ -99,6 +106,7 @@ def test_a_config_says_at_its_head_what_it_is(path: Path) -> None:
 @each_config
 def test_a_config_trains_through_every_phase(path: Path, run: Run, tmp_path: Path) -> None:
     config = yaml.safe_load(path.read_text())
+    skip_where_a_package_is_missing(config)
     stored_teachers(config, tmp_path)
     shrunk = ["--workers=1", "--copies=2", "--data.pool.steps=5", "--data.learner_threads=1", "--model.log_every=10"]
     schedule = ["--T1=10", "--T2=20", "--stop=30", "--T_max=40"]
@@ -125,6 +133,7 @@ def built(build: Run, below: Path, *paths: Path) -> Run:
 @each_config
 def test_the_short_overlay_makes_any_config_short(path: Path, build: Run, tmp_path: Path) -> None:
     config = yaml.safe_load(path.read_text())
+    skip_where_a_package_is_missing(config)
     found = built(build, tmp_path, path, CONFIGS / "overlays/short.yaml")
     assert set(found.model.agents) == set(config["model"]["agents"])
     assert (found.model.T_max, found.datamodule.evaluation_episodes) == (30_000, 2)

@@ -198,7 +198,7 @@ def test_every_class_of_a_config_is_found() -> None:
     [
         (
             "model.agents.env",
-            "--model.agents.NAME.env.image_size IMAGE_SIZE Side of the square grey image .* in pixels",
+            "--model.agents.NAME.env.view.size SIZE Side of the square, .* in pixels",
         ),
         ("model.agents.learner", r"--model.agents.NAME.learner.lr LR .* \(type: float, default: 0.0001\)"),
         ("model.agents.pong.learner", "--model.agents.NAME.learner.gamma GAMMA Discount per decision"),

@@ -13,6 +13,8 @@ import torch
 import yaml
 from command_line import Run, callback, pole, tiny, write
 
+from cdrl_pl.cli.import_guard import ImportRefusedError, check_imports
+
 run, refused = command_line.run, command_line.refused
 CHECKPOINT = callback("callbacks.EnvStepsCheckpoint", every=40)
 
@@ -114,3 +116,11 @@ def test_fault_28_a_name_that_cannot_be_a_folder_is_refused(
 ) -> None:
     text = refused("--config", write(tmp_path / "tiny.yaml", tiny(**{name: pole()})))
     assert f"model.agents names {name!r}" in text
+
+
+def test_wrappers_with_keywords_are_class_paths_too(tmp_path: Path) -> None:
+    file = tmp_path / "wrapped.yaml"
+    file.write_text("env: {wrappers: [elsewhere.Wrapper: {times: 2}]}\n")
+    with pytest.raises(ImportRefusedError, match=r"env.wrappers\[0\] is 'elsewhere.Wrapper'; --imports allows only"):
+        check_imports([file], ["callbacks"])
+    check_imports([file], ["elsewhere"])

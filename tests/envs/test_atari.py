@@ -12,7 +12,7 @@ from games import Seen, area_average, blank, play, random_actions, same, start
 from numpy.testing import assert_array_equal
 from toy_envs import toy
 
-from cdrl_pl.envs import EnvConfig, EnvError, describe, make_game, resolve, with_noops
+from cdrl_pl.envs import EnvConfig, EnvError, View, describe, make_game, resolve, with_noops
 
 # Presets and options
 
@@ -29,7 +29,7 @@ from cdrl_pl.envs import EnvConfig, EnvError, describe, make_game, resolve, with
 def test_ids_set_what_the_paper_and_their_registration_say(name: str, settings: tuple[Any, ...]) -> None:
     config = resolve(EnvConfig(name))
     assert (config.id, config.frame_skip, config.repeat_action_probability, config.max_episode_steps) == settings
-    assert config.crop == (34, 194)
+    assert config.view == View(size=42, crop=(34, 194))
 
 
 def test_a_given_option_wins_over_the_preset() -> None:
@@ -134,20 +134,20 @@ def test_all_actions_on_request() -> None:
 
 
 def test_image_size_and_crop_are_used() -> None:
-    _, out = start(EnvConfig("Pong-2017", image_size=84))
-    _, cropped = start(EnvConfig("Pong-2017", image_size=84, crop=(0, 210)))
+    _, out = start(EnvConfig("Pong-2017", view=View(84)))
+    _, cropped = start(EnvConfig("Pong-2017", view=View(84, (0, 210))))
     assert out.shape == (1, 84, 84) and (out != cropped).any()
 
 
 def test_no_crop_given_is_the_papers_and_all_rows_can_be_kept() -> None:
     """Null is 34..194 for Atari, and all rows elsewhere; [0, 210] keeps a whole screen."""
     _, paper = start(EnvConfig("Pong-2017"))
-    _, given = start(EnvConfig("Pong-2017", crop=(34, 194)))
-    game, whole = start(EnvConfig("Pong-2017", crop=(0, 210)))
+    _, given = start(EnvConfig("Pong-2017", view=View(crop=(34, 194))))
+    game, whole = start(EnvConfig("Pong-2017", view=View(crop=(0, 210))))
     assert_array_equal(paper, given)
-    screen = game._screen  # type: ignore[attr-defined]
+    screen = game._shown[0].pixels  # type: ignore[attr-defined]
     assert len(screen) == 210 and np.abs(whole[0] - area_average(screen, (42, 42))).max() <= 0.501
-    assert resolve(toy("Image")).crop is None
+    assert resolve(toy("Image")).view == View()
 
 
 # The game's actions permuted, duplicated, enlarged

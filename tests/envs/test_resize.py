@@ -9,7 +9,7 @@ from games import area_average
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrl_pl.envs.games import area_weights, resize
+from cdrl_pl.envs.pictures import area_weights, resize
 
 
 def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -6,12 +6,15 @@ import pytest
 from games import play, random_actions, same, start
 from numpy.testing import assert_array_equal
 
-from cdrl_pl.envs import EnvConfig, Game
+from cdrl_pl.envs import EnvConfig, Game, View
 
 SNAPSHOTS = {
     "Pong-2017": EnvConfig("Pong-2017", noop_max=5, max_episode_steps=70),
     "Bowling-2017": EnvConfig("Bowling-2017", noop_max=5, max_episode_steps=70),
     "CartPole-v1": EnvConfig("CartPole-v1", max_episode_steps=20),
+    "stacked": EnvConfig("Pong-2017", noop_max=5, max_episode_steps=70, view=View(84, (0, 210), maximum=True, stack=4)),
+    "in colour": EnvConfig("Bowling-2017", noop_max=5, max_episode_steps=70, view=View(colour=True, maximum=True)),
+    "numbers, stacked": EnvConfig("CartPole-v1", max_episode_steps=20, view=View(stack=3)),
 }
 
 

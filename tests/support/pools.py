@@ -44,6 +44,8 @@ def differences(one: list[Rollout], other: list[Rollout]) -> list[str]:
 
     def part(rollout: Rollout, name: str) -> Any:
         value = getattr(rollout, name)
+        if name == "views":
+            return {view: tensor.numpy().tobytes() for view, tensor in value.items()}
         return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
 
     return [

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from wide_cartpole import WIDE
 
-from cdrl_pl.envs import EnvConfig
+from cdrl_pl.envs import EnvConfig, View
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
@@ -116,7 +116,11 @@ GRAPHS: dict[str, tuple[dict[str, Any], dict[str, AgentConfig], dict[str, Any]]]
     ),
     "images": ({}, {"alpha": atari("Pong-2017"), "beta": BOWLING}, {}),
     **{
-        f"images, {how}": ({"observations": how}, {"alpha": atari("Pong-2017", image_size=84), "beta": BOWLING}, {})
+        f"images, {how}": (
+            {"observations": how},
+            {"alpha": atari("Pong-2017", view=View(size=84)), "beta": BOWLING},
+            {},
+        )
         for how in ("resize", "pad")
     },
     "residual": (

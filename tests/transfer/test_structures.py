@@ -9,7 +9,7 @@ import pytest
 import torch
 from graphs import Recorder, fit, graph, played, transfer
 
-from cdrl_pl.envs import EnvConfig
+from cdrl_pl.envs import EnvConfig, View
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
@@ -72,5 +72,5 @@ def test_an_mlp_teacher_reads_vectors_of_another_length(alpha: str, beta: str, t
 
 @pytest.mark.parametrize("how", ["resize", "pad"])
 def test_a_teacher_of_larger_images_reads_the_students(how: str, tmp_path: Path) -> None:
-    alpha = AgentConfig(EnvConfig("Pong-2017", image_size=50), CONV)
+    alpha = AgentConfig(EnvConfig("Pong-2017", view=View(size=50)), CONV)
     check(*taught(alpha, AgentConfig(EnvConfig("ALE/Freeway-v5"), CONV), tmp_path, observations=how))
