@@ -191,7 +191,7 @@ def test_the_space_decides_how_many_actions_there_are_not_their_names() -> None:
 
 
 def test_small_images_whose_numbers_may_be_codes_are_refused() -> None:
-    with pytest.raises(EnvError, match="view.size"):
+    with pytest.raises(EnvError, match=r"view\.size"):
         describe(toy("Image", shape=(7, 7, 3)))
     describe(toy("Image", shape=(60, 60, 3)))
 
