@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 import cdrl_pl.callbacks as ours
 from cdrl_pl.cli.quiet import quiet
 from cdrl_pl.cli.trainer import BARS, CALLBACKS, DEFAULTS
+from cdrl_pl.system.main_module import end_where_read_again
 from cdrl_pl.training.board import Board
 from cdrl_pl.training.datamodule import RolloutDataModule
 from cdrl_pl.training.run_folder import assign, new_folder
@@ -47,6 +48,7 @@ class Trainer(pl.Trainer):
         max_epochs: int = -1,
         **options: Any,
     ) -> None:
+        end_where_read_again()
         given = [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks)
         options = {**DEFAULTS, **options}
         named = {type(callback).__name__ for callback in given}
@@ -61,7 +63,8 @@ class Trainer(pl.Trainer):
         first = getattr(rank_zero_only, "rank", 0) in (0, None)  # others are told the folder by rank 0
         options["default_root_dir"] = str(default_root_dir)
         own = logger is True or logger is None
-        super().__init__(callbacks=given, logger=False if own else logger, max_epochs=max_epochs, **options)
+        with quiet():
+            super().__init__(callbacks=given, logger=False if own else logger, max_epochs=max_epochs, **options)
         if own and first and not self.fast_dev_run:  # type: ignore[attr-defined]
             folder = new_folder(Path(default_root_dir))
             assign(self, folder)

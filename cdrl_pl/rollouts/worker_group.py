@@ -139,7 +139,7 @@ class WorkerGroup:
             raise WorkerError(
                 "the script trains when it is read again, as its workers do; put what it does under "
                 'if __name__ == "__main__":'
-            )
+            ) from None
         restarts = dead.restarts + 1
         if restarts > self.config.max_restarts:
             raise WorkerError(

@@ -22,10 +22,9 @@ def main_kept_out() -> Iterator[None]:
     __name__ == "__main__":`` would train again in each of its workers. What workers need of this program they import;
     an environment that such a script registers itself is not known to them, and needs a module of its own.
 
-    A process that is reading a script again ends here, with ``UNGUARDED``: one with a guard that trains outside of it.
+    A process that is reading a script again ends here: the script has a guard, and trains outside of it.
     """
-    if getattr(mp.current_process(), "_inheriting", False):
-        os._exit(UNGUARDED)
+    end_where_read_again()
     main = sys.modules["__main__"]
     if is_guarded(main):
         yield
@@ -35,6 +34,12 @@ def main_kept_out() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def end_where_read_again() -> None:
+    """Ends this process, with ``UNGUARDED``, where it is a worker that is reading the script again."""
+    if getattr(mp.current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)
 
 
 def is_guarded(main: ModuleType) -> bool:

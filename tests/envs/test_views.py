@@ -222,7 +222,7 @@ def test_what_a_view_cannot_make_is_refused_by_name(space: Any, view: dict[str, 
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        ({"size": 0}, "env.view.size is 0; it must be 1 or more"),
+        ({"size": 0}, "env.view.size is 0; it must be 1 to 1024"),
         ({"size": (84, 0)}, "env.view.size is"),
         ({"crop": (194, 34)}, "env.view.crop is"),
         ({"stack": 0}, "env.view.stack is 0; it must be from 1 to 100"),
