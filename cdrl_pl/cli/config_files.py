@@ -132,7 +132,7 @@ class ConfigFiles:
             return
         folders = [] if Path(value).is_absolute() else [Path.cwd(), *self.looked_in.get(value, [])]
         unique = list({folder.resolve(): str(folder) for folder in reversed(folders)}.values())[::-1]
-        places = f"; looked in {' and in '.join(unique)}; none is shipped" if unique else ""
+        places = f"; looked in {' and in '.join(unique)}, not shipped" if unique else ""
         raise ConfigFileError(f"{option}: {Path(value) / file} cannot be read: there is no {value!r}{places}")
 
 

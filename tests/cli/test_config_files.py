@@ -228,16 +228,16 @@ def test_an_error_says_where_a_teacher_was_looked_for(
     said = "there is no 'experts/cartpole'; looked in"
     text = refused("--config", config)
     assert text.startswith("model.agents.teacher.certificate: experts/cartpole/certificate.json cannot be read: ")
-    assert text.endswith(f"{said} {tmp_path} and in {config.parent}; none is shipped")
+    assert text.endswith(f"{said} {tmp_path} and in {config.parent}, not shipped")
     text = refused("--config", config, f"--model.agents.teacher.certificate={TEACHERS / 'cartpole'}")
     assert text.startswith("model.transfers[0].alignment.file: ") and text.endswith(
-        f"and in {config.parent}; none is shipped"
+        f"and in {config.parent}, not shipped"
     )
     here = write(tmp_path / "tiny.yaml", tiny(**TEACHER))
-    assert refused("--config", here).endswith(f"{said} {tmp_path}; none is shipped")
+    assert refused("--config", here).endswith(f"{said} {tmp_path}, not shipped")
     assert refused("--config", here, "--model.agents.teacher.certificate=/nowhere").endswith("no '/nowhere'")
     assert refused("--teacher=nowhere", command="test").endswith(
-        f"there is no 'nowhere'; looked in {tmp_path}; none is shipped"
+        f"there is no 'nowhere'; looked in {tmp_path}, not shipped"
     )
 
 

@@ -80,7 +80,9 @@ def test_a_mistyped_name_in_a_config_names_the_nearest(
 
 def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_path: Path) -> None:
     config = write(tmp_path / "tiny.yaml", tiny(callback("callbacks.EnvStepCheckpoint")))
-    assert refused("--config", config).endswith("no callbacks.EnvStepCheckpoint; did you mean EnvStepsCheckpoint?")
+    assert refused("--config", config).endswith(
+        "no cdrl_pl.callbacks.EnvStepCheckpoint; did you mean EnvStepsCheckpoint?"
+    )
 
 
 @pytest.mark.slow
@@ -139,7 +141,7 @@ def test_a_callback_about_an_unknown_agent_is_refused(refused: Callable[..., str
     ("arguments", "says"),
     [
         (["--config", "nowhere.yaml"], ["does not exist", "nowhere.yaml"]),
-        ([], ["--config", "configs/quickstart.yaml"]),
+        ([], ["--config", "such as quickstart"]),
         (["--config", CARTPOLE, "--T_max"], ["--model.T_max", "expected one argument"]),
         (["--config", CARTPOLE, "--T_max=abc"], ["model.T_max", "int", "abc"]),
         (["--config", CARTPOLE, "--precision=bf17"], ["trainer.precision", "bf16-mixed", "bf17"]),

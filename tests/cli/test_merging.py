@@ -120,7 +120,9 @@ def test_a_callback_of_the_same_class_takes_the_overlays_settings_over_its_own(p
     over = {"trainer": {"callbacks": [callback("callbacks.EnvStepsCheckpoint", keep=5), "callbacks.Progress"]}}
     found = callbacks(printed(full(), over))
     assert found["callbacks.EnvStepsCheckpoint"] == {"every": 40, "keep": 5}
-    assert found == callbacks(printed(full())) | {"callbacks.EnvStepsCheckpoint": {"every": 40, "keep": 5}}
+    before = callbacks(printed(full())) | {"callbacks.EnvStepsCheckpoint": {"every": 40, "keep": 5}}
+    before["callbacks.Progress"] = before.pop("cdrl_pl.callbacks.Progress")  # as the overlay names it
+    assert found == before
 
 
 def test_two_callbacks_of_one_class_stay_two(printed: Printed) -> None:
@@ -134,7 +136,7 @@ def test_two_callbacks_of_one_class_stay_two(printed: Printed) -> None:
 @pytest.mark.parametrize("nothing", [[], None])
 def test_no_callbacks_leave_those_that_every_training_has(nothing: Any, printed: Printed) -> None:
     found = callbacks(printed(full(), {"trainer": {"callbacks": nothing}}))
-    assert list(found) == list(BY_THEMSELVES) and found["callbacks.EnvStepsCheckpoint"]["every"] != 40
+    assert list(found) == list(BY_THEMSELVES) and found["cdrl_pl.callbacks.EnvStepsCheckpoint"]["every"] != 40
 
 
 @pytest.mark.parametrize("one", ["callbacks.Progress", {"class_path": "callbacks.Progress"}])
@@ -223,9 +225,9 @@ def test_the_printed_config_is_the_runs(printed: Printed, run: Run, tmp_path: Pa
 def test_what_switches_a_callback_off_leaves_it_out_of_the_printed_config(printed: Printed) -> None:
     off = {"trainer": {"callbacks": None, "enable_checkpointing": False}}
     assert list(callbacks(printed(full(), off, options=("--trainer.enable_progress_bar=false",)))) == [
-        "callbacks.AlignmentSchedule",
-        "callbacks.DistillationSchedule",
-        "callbacks.ActionDistributions",
+        "cdrl_pl.callbacks.AlignmentSchedule",
+        "cdrl_pl.callbacks.DistillationSchedule",
+        "cdrl_pl.callbacks.ActionDistributions",
     ]
     assert list(callbacks(printed(full(), command="test"))) == ["callbacks.EnvStepsCheckpoint"]
 

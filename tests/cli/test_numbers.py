@@ -164,9 +164,9 @@ def test_what_is_no_whole_number_is_refused(typed: str, refused: Refused, tmp_pa
 def test_an_option_that_may_be_a_float_keeps_its_floats(typed: str, kind: type, build: Run, tmp_path: Path) -> None:
     """Lightning means all batches by 1.0, and one by 1."""
     config = write(tmp_path / "tiny.yaml", full())
-    (tmp_path / "over.yaml").write_text(f"trainer: {{limit_train_batches: {typed}}}")
-    for words in (("--trainer.limit_train_batches", typed), ("--config", tmp_path / "over.yaml")):
-        found = build("fit", "--config", config, *words).config.fit.trainer.limit_train_batches
+    (tmp_path / "over.yaml").write_text(f"trainer: {{limit_test_batches: {typed}}}")
+    for words in (("--trainer.limit_test_batches", typed), ("--config", tmp_path / "over.yaml")):
+        found = build("fit", "--config", config, *words).config.fit.trainer.limit_test_batches
         assert type(found) is kind and found == float(typed)
 
 

@@ -87,7 +87,7 @@ def test_an_own_config_may_name_shipped_teachers_and_one_that_is_nowhere_is_look
     path = write(tmp_path / "own.yaml", tiny(**agents))
     assert build("fit", "--config", path)
     agents["expert"]["certificate"] = "teachers/nowhere"
-    assert refused("--config", write(path, tiny(**agents))).endswith(f"looked in {tmp_path}; none is shipped")
+    assert refused("--config", write(path, tiny(**agents))).endswith(f"looked in {tmp_path}, not shipped")
 
 
 @pytest.mark.parametrize("path", names(experiments=True).values(), ids=lambda path: path.stem)

@@ -263,8 +263,8 @@ def test_callbacks_are_added_to(build: Run, config: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "made"),
     [
-        ([], ["TensorBoardLogger", "CSVLogger"]),
-        (["--trainer.logger=true"], ["TensorBoardLogger", "CSVLogger"]),
+        ([], ["Board", "CSVLogger"]),
+        (["--trainer.logger=true"], ["Board", "CSVLogger"]),
         (["--trainer.logger=false"], []),
         (
             ["--trainer.logger=pytorch_lightning.loggers.TensorBoardLogger", "--trainer.logger.save_dir=logs"],

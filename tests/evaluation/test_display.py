@@ -91,8 +91,7 @@ def test_in_another_display_it_is_announced_and_the_end_is_too() -> None:
 def test_a_video_shows_how_far_it_is_and_ends_where_it_is_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_episode(*arguments: Any) -> str:
-        *_, tick = arguments
+    def save_episode(*_: Any, tick: Any) -> str:
         tick(Played(0, 0.0, 7))
         return "played"
 

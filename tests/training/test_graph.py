@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 from graphs import HEADS, agent, graph, new_network, store, transfer
 
 from cdrl_pl.training.collaboration import Collaboration
@@ -41,15 +42,21 @@ def test_fault_28_an_agent_needs_a_task() -> None:
         graph(agents={"beta": AgentConfig()})
 
 
+def attached(module: Collaboration, folder: Path) -> Collaboration:
+    """As in the run of a trainer."""
+    module.trainer = pl.Trainer(default_root_dir=folder, logger=False, accelerator="cpu", enable_progress_bar=False)
+    return module
+
+
 def test_fault_28_a_graph_in_which_nothing_learns_is_refused(tmp_path: Path) -> None:
     store(tmp_path, new_network(3))
     with pytest.raises(ValueError, match="nothing would be trained"):
-        graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}).setup("fit")
+        attached(graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}), tmp_path).setup("fit")
 
 
 def test_a_graph_in_which_nothing_learns_can_be_evaluated(tmp_path: Path) -> None:
     store(tmp_path, new_network(3))
-    module = graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))})
+    module = attached(graph(agents={"alpha": AgentConfig(certificate=str(tmp_path))}), tmp_path)
     module.setup("test")
     assert list(module.agents) == ["alpha"] and not module.playing
 
