@@ -196,10 +196,7 @@ def test_every_class_of_a_config_is_found() -> None:
 @pytest.mark.parametrize(
     ("option", "wanted"),
     [
-        (
-            "model.agents.env",
-            "--model.agents.NAME.env.view.size SIZE +Side of the square",
-        ),
+        ("model.agents.env.view", "--model.agents.NAME.env.view.size SIZE +Side of the square"),
         ("model.agents.learner", r"--model.agents.NAME.learner.lr LR .* \(type: float, default: 0.0001\)"),
         ("model.agents.pong.learner", "--model.agents.NAME.learner.gamma GAMMA Discount per decision"),
         ("model.transfers.weight", r"--model.transfers.weight.shape \{constant,linear,cosine,wean\}"),

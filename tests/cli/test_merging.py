@@ -260,7 +260,7 @@ def test_without_a_config_every_option_is_printed_with_its_default(
     assert end.value.code == 0 and yaml.safe_load(capsys.readouterr().out)["model"]["T_max"] == 20_000_000
 
 
-def test_nothing_is_left_where_a_config_was_merged(tmp_path: Path) -> None:
+def test_a_merge_leaves_nothing(tmp_path: Path) -> None:
     for name in ("cwd", "tmp"):
         (tmp_path / name).mkdir()
     paths = [CONFIGS / "paper/online_2.yaml", CONFIGS / "overlays/short.yaml"]
