@@ -72,7 +72,8 @@ def nested_parser(name: str, kind: type) -> Parser:
         name: of the option, such as ``model.agents.learner``.
         kind: its class.
     """
-    shown = re.sub(r"^model\.agents(?=$|\.)", "model.agents.NAME", IN_AN_AGENT.sub(r"\1", name))
+    unnamed = name if name in nested() else IN_AN_AGENT.sub(r"\1", name)
+    shown = re.sub(r"^model\.agents(?=$|\.)", "model.agents.NAME", unnamed)
     parser = Parser(usage=argparse.SUPPRESS, description=f"The options within {shown}.", add_help=False)
     parser.add_class_arguments(kind, shown)
     return parser
