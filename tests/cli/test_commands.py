@@ -20,7 +20,6 @@ from command_line import Run, call, callback, pole, tiny, write
 from pytorch_lightning.loggers import CSVLogger
 from small_runs import BOTH, CHECKPOINT, metrics
 
-from cdrl_pl.cli import main as cli
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.storage.atomic import write_whole
 from cdrl_pl.training import evaluator
@@ -97,7 +96,7 @@ def test_fault_16_a_full_disk_is_one_sentence_that_names_the_file(
 
     for module in ("callbacks.checkpoint", "cdrl_pl.agents.certificate"):
         monkeypatch.setattr(f"{module}.write_whole", on_a_full_disk)
-    monkeypatch.setattr(cli, "new_version", lambda root: "full")
+    monkeypatch.setattr("cdrl_pl.cli.trainer.new_folder", lambda root: root / "full")
     with pytest.raises(SystemExit) as end:
         run("fit", "--config", config)
     assert end.value.code == 1
