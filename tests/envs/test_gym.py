@@ -103,7 +103,7 @@ def test_an_unknown_id_names_the_nearest_known(name: str, nearest: str) -> None:
 
 def test_an_unknown_id_without_a_module_is_told_of_modules() -> None:
     with pytest.raises(EnvError, match="as module:id"):
-        resolve(EnvConfig("Corridor-v0"))
+        resolve(EnvConfig("OfNobodys-v0"))
 
 
 def test_a_keyword_that_a_task_does_not_take_is_named() -> None:

@@ -230,7 +230,7 @@ def test_fault_09_sigterm_while_a_teacher_is_evaluated_is_143_and_it_begins_agai
     """The evaluation gets stuck in its 31st step; training has played ten at most."""
     marker, teacher = (
         tmp_path / "stuck",
-        callback("callbacks.CertificatedTeacher", agent="beta", threshold=-1, window=1),
+        callback("callbacks.CertificatedTeacher", agent="beta", threshold=-1, window=1, episodes=1000),
     )
     config = tiny(callback("callbacks.EnvStepsCheckpoint"), teacher)
     network = {"trunk": "mlp", "depth": 1, "hidden": 8, "lstm": 0}

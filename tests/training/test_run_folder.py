@@ -107,7 +107,7 @@ def test_scores_and_videos_are_in_the_runs_folder(
     monkeypatch.setattr("cdrl_pl.training.datamodule.check_drawn", lambda env: None)
     shown: list[Path] = []
     monkeypatch.setattr(
-        "cdrl_pl.training.evaluator.save_episode", lambda network, env, path, *_, **__: shown.append(path)
+        "cdrl_pl.training.evaluator.save_episode", lambda network, env, folder, name, *_, **__: shown.append(folder / name)
     )
     path = config(tmp_path, LOGGERS[loggers])
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_scores_and_videos_are_in_the_runs_folder(
     run("predict", "--config", path)
     for version in ("version_0", "version_1"):
         assert {"config.yaml", "scores.json"} <= files(tmp_path / "runs" / version)
-    assert shown == [Path("runs/version_2/videos/pole.webm")]
+    assert shown == [Path("runs/version_2/videos/pole")]
 
 
 def test_fault_34_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
