@@ -106,9 +106,11 @@ def test_scores_and_videos_are_in_the_runs_folder(
 ) -> None:
     monkeypatch.setattr("cdrl_pl.training.datamodule.check_drawn", lambda env: None)
     shown: list[Path] = []
-    monkeypatch.setattr(
-        "cdrl_pl.training.evaluator.save_episode", lambda network, env, folder, name, *_, **__: shown.append(folder / name)
-    )
+
+    def save_episode(network: Any, env: Any, folder: Path, name: str, *_: Any, **__: Any) -> None:
+        shown.append(folder / name)
+
+    monkeypatch.setattr("cdrl_pl.training.evaluator.save_episode", save_episode)
     path = config(tmp_path, LOGGERS[loggers])
     for _ in range(2):
         run("test", "--config", path, "--episodes=1")

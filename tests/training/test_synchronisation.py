@@ -79,7 +79,8 @@ def learn_without_data(monkeypatch: pytest.MonkeyPatch, module: Collaboration) -
 
     monkeypatch.setattr(module._optimizers, "step", step)
     monkeypatch.setattr(module._update, "_over_ranks", lambda value: 0.5)  # what the alarm and the value must read
-    monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=1, precision_plugin=None, limit_train_batches=1.0))
+    trainer = SimpleNamespace(world_size=1, precision_plugin=None, limit_train_batches=1.0)
+    monkeypatch.setattr(module, "_trainer", trainer)
     for edge in module.transfers:
         edge.aligning = edge.distilling = True
     batch = {name: played(module, name).to("meta") for name in module.playing}
