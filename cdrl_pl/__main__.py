@@ -70,10 +70,10 @@ def main() -> None:
         from cdrl_pl.cli.report import main as report
 
         raise SystemExit(report(arguments[1:]))
-    from cdrl_pl.cli.options import check_undotted
+    from cdrl_pl.cli.slips import check_slips
     from cdrl_pl.system.stop import end_at_once_when_told
 
-    check_undotted(arguments)
+    check_slips(arguments)
     end_at_once_when_told()  # what is imported now takes seconds
     if arguments[0] == "fit" and any(word.startswith(("--config", "-c")) for word in arguments):
         from cdrl_pl.checks import ConfigError

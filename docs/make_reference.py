@@ -1,4 +1,7 @@
-"""Writes docs/reference.md from the code: every option, callback and metric. ``python docs/make_reference.py``."""
+"""Writes docs/reference.md from the code: every option, callback and metric. ``python docs/make_reference.py``.
+
+And the list of option names by which the command line answers slips.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 
 import cdrl_pl.callbacks as callbacks
+from cdrl_pl.cli import slips
 from cdrl_pl.cli.help import LIGHTNINGS, nested, nested_parser
 from cdrl_pl.cli.options import SHORT
 from cdrl_pl.cli.trainer import CALLBACKS
@@ -28,8 +32,17 @@ Written from the code by `python docs/make_reference.py`; a test compares. The s
 
 
 def main() -> None:
-    """Writes the file beside this one."""
+    """Writes both files."""
     Path(__file__).with_name("reference.md").write_text(reference())
+    Path(slips.__file__).with_name(slips.KNOWN).write_text(known_options())
+
+
+def known_options() -> str:
+    """Every option that has dots in its name, a line each."""
+    kinds = {"trainer": pl.Trainer, **nested()}
+    names = (f"{name}.{parameter}" for name, kind in kinds.items() for parameter in inspect.signature(kind).parameters)
+    lines = {re.sub(r"^model\.agents\.", "model.agents.NAME.", name) for name in names}
+    return "\n".join(sorted(lines)) + "\n"
 
 
 def reference() -> str:

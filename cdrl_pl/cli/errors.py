@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -17,19 +16,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli import options
-from cdrl_pl.cli.options import ELSEWHERE, PROGRAM, SHORT
-from cdrl_pl.spelling import nearest
+from cdrl_pl.cli.options import PROGRAM, SHORT
+from cdrl_pl.cli.slips import nearest_option, unknown_option
 from cdrl_pl.storage.atomic import disk_full
 
 DEBUG = "JSONARGPARSE_DEBUG"  # where set, errors keep their traceback
-# Options that have been renamed, by the last parts of their names: configs of version 0.1 may have the old ones.
-RENAMED = {
-    "reading": "preset_overrides",
-    "advice": "control",
-    "memory": "span",
-    "image_size": "view.size",
-    "crop": "view.crop",
-}
 
 
 def refuse(message: str) -> NoReturn:
@@ -65,45 +56,19 @@ def _explain(parser: Any, message: str) -> str:
 def _suggestions(parser: Any, match: re.Match[str]) -> Iterator[str]:
     if match["module"]:
         known = [name for name in dir(importlib.import_module(match["module"])) if name[:1].isupper()]
-        yield f"there is no {match['module']}.{match['e']}{_nearest(match['e'], known)}"
+        yield f"there is no {match['module']}.{match['e']}{nearest_option(match['e'], known)}"
     elif match["d"]:
         known = [*SHORT, *_options(parser)]
         for word in match["d"].split():
             if word.startswith("-"):
-                yield _unknown(word.partition("=")[0], known)
+                yield unknown_option(word.partition("=")[0], known)
         if not match["d"].startswith("-"):
             yield f"{match['d'].split()[0]!r} belongs to no option"
     else:
         if match["command"]:
             parser = parser._subcommands_action.choices[match["command"]]
         wrong = match["a"] or match["c"] or ".".join(filter(None, (match["group"], match["b"])))
-        yield _unknown(wrong, [name[2:] for name in _options(parser)])
-
-
-def _unknown(wrong: str, known: list[str]) -> str:
-    """What is said of an option that there is not, on the command line (``--T_mx``) or in a config (``model.T_mx``)."""
-    if now := _renamed(wrong):
-        return f"{wrong} is now called {now}"
-    bare, of_a_config = wrong.lstrip("-").replace("-", "_"), not wrong.startswith("-")
-    if of_a_config and (short := SHORT.get(f"--{wrong}")) and short.stands_for:
-        return f"there is no option {wrong} in a config; it is {short.stands_for[2:]}"
-    found = _nearest(wrong, known)
-    if ours := ELSEWHERE.get(bare.rpartition(".")[2].lower()):
-        found = f"; here it is {ours.replace('--', '') if of_a_config else ours}"
-    return f"there is no option {wrong}{found}"
-
-
-def _renamed(option: str) -> str | None:
-    """The name that an option of version 0.1 has now; None where it has none."""
-    dashes = "--" if option.startswith("--") else ""
-    parts = option.removeprefix("--").split(".")
-    if dashes and len(parts) == 1:
-        parts = ["model", *parts]
-    for index, old in enumerate(parts):
-        if old in RENAMED and (index == len(parts) - 1 or parts[: index + 1] == ["model", "reading"]):
-            now = dashes + ".".join([*parts[:index], RENAMED[old], *parts[index + 1 :]])
-            return f"{now}, and its value 'teacher' is 'none'" if old == "advice" else now
-    return None
+        yield unknown_option(wrong, [name[2:] for name in _options(parser)])
 
 
 def _options(parser: Any) -> list[str]:
@@ -113,18 +78,6 @@ def _options(parser: Any) -> list[str]:
     return sorted(
         {name for name in names if not name.endswith(".help")} - {"--help", "--print_config", "--print_shtab"}
     )
-
-
-def _nearest(wrong: str, known: list[str]) -> str:
-    """``"; did you mean X?"``, X being the nearest as a whole, by its first parts, or by its last part; or nothing."""
-    parts = wrong.split(".")
-    for end in range(len(parts), 0, -1):
-        if found := nearest(".".join(parts[:end]), known, cutoff=0.7):
-            return found
-    tails = {name.split(".")[-1]: name for name in known}
-    if near := difflib.get_close_matches(parts[-1].lstrip("-"), tails, n=1, cutoff=0.5):
-        return f"; did you mean {tails[near[0]]}?"
-    return ""
 
 
 UNION = "Does not validate against any of the Union subtypes"

@@ -114,27 +114,6 @@ NESTED = (
 )
 
 
-UNDOTTED = (  # beside the short ones, every option of fit, validate, test and predict whose name has no dot
-    "--ckpt_path", "--config", "--data", "--help", "--model", "--print_config", "--return_predictions",
-    "--seed_everything", "--trainer", "--verbose", "--weights_only",
-)  # fmt: skip
-
-
-def check_undotted(arguments: Sequence[str]) -> None:
-    """Refuses an option that is a slip of the keyboard at once; what is not near any is left to the whole parser.
-
-    Args:
-        arguments: of the command line, the command first.
-    """
-    known = [*SHORT, *UNDOTTED]
-    for word in (word.partition("=")[0] for word in arguments if word.startswith("--")):
-        if "." in word or "+" in word or word in known:
-            continue
-        ours = ELSEWHERE.get(word[2:].replace("-", "_").lower())
-        if found := f"; here it is {ours}" if ours else nearest(word, known, cutoff=0.7):
-            refuse(f"there is no option {word}{found}", f"{PROGRAM} {arguments[0]}")
-
-
 class OptionParser(argparse.ArgumentParser):
     """An argument parser of one command that refuses in the words of the other commands.
 

@@ -16,8 +16,11 @@ from cdrl_pl.transfer.weighting import AlarmConfig
 
 
 def test_the_reference_is_written_from_the_code() -> None:
-    made = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))["reference"]()
-    assert (REPOSITORY / "docs" / "reference.md").read_text() == made, "run: make docs"
+    made = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))
+    assert (REPOSITORY / "docs" / "reference.md").read_text() == made["reference"](), "run: make docs"
+    assert (REPOSITORY / "cdrl_pl" / "cli" / "known_options.txt").read_text() == made["known_options"](), (
+        "run: make docs"
+    )
 
 
 def test_links_within_the_reference_lead_to_its_sections_and_required_options_say_so() -> None:
