@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.class_paths import is_class_path, made
 from cdrl_pl.types import PolicyOutput
+
+TRUNKS = ("conv", "residual", "mlp")
 
 
 @dataclass
@@ -21,22 +24,29 @@ class NetworkConfig:
 
     Attributes:
         trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" has the same stages with a residual
-            block each, "mlp" is for vector observations.
+            block each, "mlp" is for vector observations; or the class path of a torch module of your own, made as
+            Trunk(obs_shape, **trunk_options), which gives features [N, D] of float32 observations [N, *obs_shape].
         channels: Feature maps of every convolution.
         depth: Number of convolutions (stages), or of fully connected layers of the MLP.
         hidden: Width of every layer of the MLP, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
+        trunk_options: Keywords of a trunk of your own.
     """
 
-    trunk: Literal["conv", "residual", "mlp"] = "conv"
+    trunk: str = "conv"
     channels: int = 32
     depth: int = 4
     hidden: int = 256
     lstm: int = 256
+    trunk_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0))
-        rows = [("trunk", self.trunk in ("conv", "residual", "mlp"), "conv, residual or mlp")]
+        own = is_class_path(self.trunk)
+        rows = [
+            ("trunk", own or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
+            ("trunk_options", own or not self.trunk_options, "empty, but for a trunk by class path"),
+        ]
         rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
         check_options("network.", self, rows)
 
@@ -62,6 +72,8 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
     Raises:
         ConfigError: where the trunk cannot read such observations.
     """
+    if is_class_path(config.trunk):
+        return _own_trunk(config, obs_shape)
     images = len(obs_shape) == 3
     if images == (config.trunk == "mlp"):
         allowed = "conv or residual" if images else "mlp"
@@ -81,6 +93,26 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
         layers.append(nn.ELU(inplace=True))  # in place, its gradient comes from its output, without another exp
         channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
     return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+
+
+def _own_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    trunk = made("network.trunk", config.trunk, config.trunk_options, obs_shape)
+    wrong = f"network.trunk is {config.trunk!r}, which"
+    if not isinstance(trunk, nn.Module):
+        raise ConfigError(f"{wrong} makes a {type(trunk).__name__}; it must be a torch.nn.Module")
+    if next(trunk.parameters(), None) is None:
+        raise ConfigError(f"{wrong} has no parameters; it must have some")
+    before = [buffer.clone() for buffer in trunk.buffers()]
+    with torch.no_grad():
+        features = trunk(torch.zeros(2, *obs_shape))
+    if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != 2:
+        shown = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise ConfigError(f"{wrong} gives {shown} of observations (2, {str(obs_shape)[1:]}; it must be (2, D)")
+    if not all(torch.equal(old, new) for old, new in zip(before, trunk.buffers(), strict=True) if not old.is_meta):
+        raise ConfigError(
+            f"{wrong} changes buffers as it learns (batch normalisation?); workers get parameters alone: take LayerNorm"
+        )
+    return trunk, features.shape[1]
 
 
 class PolicyNetwork(nn.Module):
@@ -106,7 +138,7 @@ class PolicyNetwork(nn.Module):
         self.value_head = nn.Linear(width, 1)
         self.distill_head = nn.Linear(width, num_actions)
         self._initialise()
-        if config.trunk != "mlp":
+        if config.trunk in ("conv", "residual"):
             self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
@@ -116,14 +148,15 @@ class PolicyNetwork(nn.Module):
         PyTorch's default shrinks it at every layer: on Pong's screens the trunk's features then differ by 0.001 between
         states, beside a constant of 0.04 that the background gives. Here the first filters of an image trunk sum to
         zero, so a plain background gives nothing, and are 5 times orthogonal: the features differ by about 0.06.
+        A trunk of the user's own starts as it was made.
         """
-        for module in self.trunk.modules():
+        for module in () if is_class_path(self.config.trunk) else self.trunk.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.orthogonal_(module.weight, math.sqrt(2.0))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        first = next(iter(self.trunk.children()))
-        if isinstance(first, nn.Conv2d):
+        first = next(self.trunk.children(), None)
+        if isinstance(first, nn.Conv2d) and not is_class_path(self.config.trunk):
             first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
         if self.lstm is not None:
             forget = slice(self.config.lstm, 2 * self.config.lstm)
