@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.agents.student import LearnerConfig
@@ -32,6 +33,7 @@ class CertificatedAgent(pl.LightningModule):
     """
 
     learner: LearnerConfig | None = None
+    begun = ""
 
     def __init__(
         self, folder: str | Path, actions: tuple[int, ...] | None = None, env: EnvConfig | None = None
@@ -94,6 +96,10 @@ class CertificatedAgent(pl.LightningModule):
             weights[f"{head}.weight"] = weights[f"{head}.weight"][index]
             weights[f"{head}.bias"] = weights[f"{head}.bias"][index] - share
         self.network.load_state_dict(weights)
+
+    def learning(self, env_steps: int) -> list[nn.Parameter]:
+        """Nothing."""
+        return []
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""

@@ -199,6 +199,12 @@ class Collaboration(pl.LightningModule):
             self._check_fit()
         self.run_folder = run_folder(self.trainer)
 
+    def _say_how_agents_begin(self) -> None:
+        """Where they have the weights they began with: a run that goes on has its checkpoint's."""
+        for name, agent in self.agents.items():
+            if agent.begun and not self.env_steps[name]:
+                rank_zero_info("agents.%s %s", name, agent.begun)
+
     def _check_fit(self) -> None:
         if not self.playing:
             raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
@@ -326,6 +332,7 @@ class Collaboration(pl.LightningModule):
     def on_train_start(self) -> None:
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
         self.stop_request.install()
+        self._say_how_agents_begin()
         self._optimizers.set_initial_rates()
         self.run_log.start(self.clock)
         self._show(self.run_log.latest)
@@ -363,7 +370,8 @@ class Collaboration(pl.LightningModule):
     def on_test_start(self) -> None:
         """Warns of agents that have learned nothing, which is seldom what was meant."""
         self.stop_request.install()
-        learning = {name for name, agent in self.agents.items() if agent.learner is not None}
+        self._say_how_agents_begin()
+        learning = {name for name, agent in self.agents.items() if agent.learner is not None and not agent.begun}
         if untrained := [name for name in self.agents if name in learning and not self.env_steps[name]]:
             names = ", ".join(untrained)
             rank_zero_warn(f"no --ckpt_path was given: {names} will play with untrained, initial weights")

@@ -10,6 +10,7 @@ from torch import nn
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.agents.student import LearnerConfig, Student
+from cdrl_pl.agents.warm_start import warm_started
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.networks import NetworkConfig
@@ -30,6 +31,9 @@ class AgentConfig:
         learner: Settings of the reinforcement loss and of the optimizer; not read where there is a ``certificate``.
         certificate: Folder of a certificated teacher. It brings network and env, and the agent does not learn. With
             ``env`` beside it, the expert plays that task instead of its own.
+        init: Folder of a certificated teacher with whose weights an agent that learns begins, and through whose view it
+            sees where its env has none. ``network`` must be the certificate's; policy and distillation heads are new
+            where the number of actions differs. A resumed run begins with its checkpoint's weights instead.
         actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
         teacher_weights: How the student shares its attention among several teachers.
@@ -39,6 +43,7 @@ class AgentConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     certificate: str | None = None
+    init: str | None = None
     actions: tuple[int, ...] | None = None
     teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
 
@@ -53,10 +58,17 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
         raise ConfigError(f"agents.{name} needs an env or a certificate")
     if config.actions is not None and config.certificate is None:
         raise ConfigError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
+    if config.init is not None and config.certificate is not None:
+        raise ConfigError(
+            f"agents.{name}.init is {config.init!r}, beside the certificate {config.certificate!r}, which does not "
+            "learn; it must have one of them"
+        )
     try:
         if config.certificate is not None:
             return CertificatedAgent(config.certificate, config.actions, config.env)
         assert config.env is not None
+        if config.init is not None:
+            return warm_started(config.init, config.env, config.network, config.learner)
         return Student(config.env, config.network, config.learner)
     except ConfigError as error:
         raise type(error)(f"agents.{name}: {error}") from None
@@ -84,6 +96,7 @@ def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig],
             raise ConfigError(f"model.agents names {name!r}, which PyTorch keeps for itself; it must be another name")
     _check_transfers(agents, transfers)
     _check_weighting(agents, transfers, preset)
+    _check_value_first(agents, transfers, preset)
 
 
 def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
@@ -97,6 +110,18 @@ def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferCon
         if transfer.name in seen:
             raise ConfigError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
         seen.add(transfer.name)
+
+
+def _check_value_first(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
+    """Where a value head learns alone, nothing is distilled."""
+    for transfer in transfers:
+        config, begins = agents[transfer.student], transfer.schedule(preset).T2
+        if config.certificate is None and begins < config.learner.value_first:
+            raise ConfigError(
+                f"transfer {transfer.name}: T2 is {begins}, but until {config.learner.value_first} "
+                f"(agents.{transfer.student}.learner.value_first) the student's value head learns alone; T2 must "
+                "not be before that"
+            )
 
 
 def _check_weighting(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
