@@ -23,7 +23,7 @@ def warm_started(folder: str, env: EnvConfig, network: NetworkConfig, learner: L
     Args:
         folder: of the certificated teacher.
         env: the task; where it has no view, the certificate's is its own.
-        network: structure of the policy network, which must be the certificate's.
+        network: the default, or the certificate's, which it is in any case.
         learner: settings of the reinforcement loss and of the optimizer.
 
     Raises:
@@ -32,11 +32,11 @@ def warm_started(folder: str, env: EnvConfig, network: NetworkConfig, learner: L
         EnvError: the environment cannot be used.
     """
     certificate, weights = load_certificate(folder)
-    if network != certificate.network:
+    if network not in (NetworkConfig(), certificate.network):
         raise ConfigError(
-            f"network is {network}; init is {folder!r}, whose network it must have: {certificate.network}"
+            f"network is {network}; init is {folder!r}, whose network it has; leave it out: {certificate.network}"
         )
-    student = Student(replace(env, view=env.view or certificate.env.view), network, learner)
+    student = Student(replace(env, view=env.view or certificate.env.view), certificate.network, learner)
     theirs, own = certificate.spec, student.spec
     if (theirs.obs_shape, theirs.obs_dtype) != (own.obs_shape, own.obs_dtype):
         raise ConfigError(

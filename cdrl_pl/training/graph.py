@@ -27,13 +27,14 @@ class AgentConfig:
 
     Attributes:
         env: Task that the agent plays. Required of an agent that learns; null for a certificated agent's own task.
-        network: Structure of the policy network; not read where there is a ``certificate``.
+        network: Structure of the policy network; not read where there is a ``certificate``, and left out where there is
+            an ``init``.
         learner: Settings of the reinforcement loss and of the optimizer; not read where there is a ``certificate``.
         certificate: Folder of a certificated teacher. It brings network and env, and the agent does not learn. With
             ``env`` beside it, the expert plays that task instead of its own.
         init: Folder of a certificated teacher with whose weights an agent that learns begins, and through whose view it
-            sees where its env has none. ``network`` must be the certificate's; policy and distillation heads are new
-            where the number of actions differs. A resumed run begins with its checkpoint's weights instead.
+            sees where its env has none. It has the certificate's network, with new policy and distillation heads where
+            the number of actions differs. A resumed run has its checkpoint's weights instead.
         actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
         teacher_weights: How the student shares its attention among several teachers.

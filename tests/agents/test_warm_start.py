@@ -147,7 +147,10 @@ def test_kickstarting_from_the_same_certificate_has_nothing_to_teach_at_first(ex
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": replace(TINY, hidden=9)}, r"agents.beta: network is .*hidden=9.*whose network it must have: .*=8"),
+        (
+            {"network": replace(TINY, hidden=9)},
+            r"agents.beta: network is .*hidden=9.*whose network it has; leave it out: .*=8",
+        ),
         ({"certificate": "teachers/pong"}, r"agents.beta.init is '.*', beside the certificate 'teachers/pong'"),
         ({"env": agent("Acrobot-v1").env}, r"agents.beta: init is .*float32 observations of shape \(4,\); .*\(6,\)"),
         ({"init": "nowhere"}, r"agents.beta: nowhere/certificate.json cannot be read"),
