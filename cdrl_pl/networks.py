@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.normaliser import Normaliser
 from cdrl_pl.types import PolicyOutput
 
 
@@ -26,6 +27,8 @@ class NetworkConfig:
         depth: Number of convolutions (stages), or of fully connected layers of the MLP.
         hidden: Width of every layer of the MLP, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
+        normalise: Reads vectors in units of their mean and standard deviation over all that the agent has learned from.
+            These are kept with its weights: in checkpoints, and, as they were last, in its certificate.
     """
 
     trunk: Literal["conv", "residual", "mlp"] = "conv"
@@ -33,10 +36,12 @@ class NetworkConfig:
     depth: int = 4
     hidden: int = 256
     lstm: int = 256
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         sizes = (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0))
         rows = [("trunk", self.trunk in ("conv", "residual", "mlp"), "conv, residual or mlp")]
+        rows += [("normalise", not self.normalise or self.trunk == "mlp", "false but for the trunk mlp")]
         rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
         check_options("network.", self, rows)
 
@@ -100,6 +105,7 @@ class PolicyNetwork(nn.Module):
         self.config, self.obs_shape, self.num_actions = config, tuple(obs_shape), num_actions
         self.state_size = 2 * config.lstm
         self.trunk, features = build_trunk(config, self.obs_shape)
+        self.normaliser = Normaliser(math.prod(obs_shape)) if config.normalise else None
         self.lstm = nn.LSTM(features, config.lstm) if config.lstm else None
         width = config.lstm or features
         self.policy_head = nn.Linear(width, num_actions)
@@ -139,6 +145,8 @@ class PolicyNetwork(nn.Module):
     def _see(self, obs: Tensor) -> Tensor:
         """The trunk's features [N, D] of obs [N, *observation]."""
         dtype = next(self.trunk.parameters()).dtype
+        if self.normaliser is not None:
+            obs = self.normaliser(obs)
         features: Tensor = self.trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
         return features
 
@@ -199,6 +207,10 @@ class PolicyNetwork(nn.Module):
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
         return h, torch.cat([h, c], -1)
+
+    def tensors(self) -> list[Tensor]:
+        """All that decides what it says, in a fixed order: its parameters, and the statistics that it reads by."""
+        return [*self.parameters(), *self.buffers()]
 
     def to_bf16(self) -> PolicyNetwork:
         """Trunk and memory in bfloat16, heads in fp32: autocast would cast every weight at every step."""

@@ -234,6 +234,7 @@ class Collaboration(pl.LightningModule):
         decisions = self._over_ranks({name: r.steps * r.copies for name, r in batch.rollouts.items()})
         for name, rollout in batch.rollouts.items():
             self._learn(name, rollout)
+            self._normalise(name, rollout)
             before = self.env_steps[name]
             self.env_steps[name] += decisions[name]
             for transfer in self.transfers_to(name):
@@ -305,6 +306,16 @@ class Collaboration(pl.LightningModule):
                 self._teacher_weights[name],
                 self.env_steps[name],
             )
+
+    def _normalise(self, name: str, rollout: Rollout) -> None:
+        """An agent that learns reads its next rollout by statistics that have this one in them, as its workers do."""
+        agent = self.agents[name]
+        learns = agent.learner is not None and self.env_steps[name] >= agent.learner.value_first
+        if (normaliser := agent.network.normaliser) is not None and learns:
+            sums = normaliser.sums(rollout.obs[: rollout.steps].flatten(0, 1))
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(sums)
+            normaliser.add(sums)
 
     # Logs: with env_steps as the axis, every log_every decisions
 
