@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.class_paths import is_class_path, made
+from cdrl_pl.normaliser import Normaliser
 from cdrl_pl.types import PolicyOutput
 
 TRUNKS = ("conv", "residual", "mlp")
@@ -30,6 +31,8 @@ class NetworkConfig:
         depth: Number of convolutions (stages), or of fully connected layers of the MLP.
         hidden: Width of every layer of the MLP, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
+        normalise: Reads vectors in units of their mean and standard deviation over all that the agent has learned from.
+            These are kept with its weights: in checkpoints, and, as they were last, in its certificate.
         trunk_options: Keywords of a trunk of your own.
     """
 
@@ -38,6 +41,7 @@ class NetworkConfig:
     depth: int = 4
     hidden: int = 256
     lstm: int = 256
+    normalise: bool = False
     trunk_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,6 +50,7 @@ class NetworkConfig:
         rows = [
             ("trunk", own or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
             ("trunk_options", own or not self.trunk_options, "empty, but for a trunk by class path"),
+            ("normalise", not self.normalise or self.trunk == "mlp", "false but for the trunk mlp"),
         ]
         rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
         check_options("network.", self, rows)
@@ -110,7 +115,8 @@ def _own_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Mo
         raise ConfigError(f"{wrong} gives {shown} of observations (2, {str(obs_shape)[1:]}; it must be (2, D)")
     if not all(torch.equal(old, new) for old, new in zip(before, trunk.buffers(), strict=True) if not old.is_meta):
         raise ConfigError(
-            f"{wrong} changes buffers as it learns (batch normalisation?); workers get parameters alone: take LayerNorm"
+            f"{wrong} changes buffers as it reads (batch normalisation?), so that what it says hangs on what was read "
+            "before; LayerNorm and the like do not"
         )
     return trunk, features.shape[1]
 
@@ -132,6 +138,7 @@ class PolicyNetwork(nn.Module):
         self.config, self.obs_shape, self.num_actions = config, tuple(obs_shape), num_actions
         self.state_size = 2 * config.lstm
         self.trunk, features = build_trunk(config, self.obs_shape)
+        self.normaliser = Normaliser(math.prod(obs_shape)) if config.normalise else None
         self.lstm = nn.LSTM(features, config.lstm) if config.lstm else None
         width = config.lstm or features
         self.policy_head = nn.Linear(width, num_actions)
@@ -172,6 +179,8 @@ class PolicyNetwork(nn.Module):
     def _see(self, obs: Tensor) -> Tensor:
         """The trunk's features [N, D] of obs [N, *observation]."""
         dtype = next(self.trunk.parameters()).dtype
+        if self.normaliser is not None:
+            obs = self.normaliser(obs)
         features: Tensor = self.trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
         return features
 
@@ -232,6 +241,10 @@ class PolicyNetwork(nn.Module):
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
         return h, torch.cat([h, c], -1)
+
+    def tensors(self) -> list[Tensor]:
+        """All that decides what it says, in a fixed order: its parameters, and the statistics that it reads by."""
+        return [*self.parameters(), *self.buffers()]
 
     def to_bf16(self) -> PolicyNetwork:
         """Trunk and memory in bfloat16, heads in fp32: autocast would cast every weight at every step."""

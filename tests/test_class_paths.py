@@ -57,7 +57,7 @@ def test_a_network_has_the_users_trunk_as_it_was_made() -> None:
         ("own_parts.no_module", {}, "makes a object; it must be a torch.nn.Module"),
         ("own_parts.Empty", {}, "has no parameters"),
         ("own_parts.Threefold", {}, r"gives shape \(2, 6, 1\) of observations \(2, 4,\); it must be \(2, D\)"),
-        ("own_parts.Normalising", {}, "changes buffers as it learns"),
+        ("own_parts.Normalising", {}, "changes buffers as it reads"),
     ],
 )
 def test_a_trunk_that_cannot_be_is_refused(trunk: str, options: dict[str, Any], said: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
+from torch import nn
+
 from cdrl_pl.agents.student import A3CLosses, LearnerConfig
 from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import PolicyNetwork
@@ -25,6 +27,9 @@ class Agent(Protocol):
     certificated_at: int | None
     """The decisions that a certificated agent had learned from, where its certificate says so."""
 
+    begun: str
+    """What its first weights are, where it did not make them itself; else empty."""
+
     def __call__(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""
 
@@ -43,6 +48,9 @@ class Agent(Protocol):
             time_limit: "bootstrap" from the value of the last observation, or as a "terminal" (the authors' program).
             env_steps: decisions of the agent so far, which decide the weight of the entropy bonus.
         """
+
+    def learning(self, env_steps: int) -> list[nn.Parameter]:
+        """The parameters of its network that learn at T."""
 
     def check_playable(self) -> None:
         """Raises EnvError where its task cannot be played here."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from cdrl_pl.agents.certificate import load_certificate, named_modules
 from cdrl_pl.agents.student import LearnerConfig
@@ -23,7 +24,12 @@ class FrozenAgent(pl.LightningModule):
     """An agent that does not learn."""
 
     learner: LearnerConfig | None = None
+    begun = ""
     network: PolicyNetwork
+
+    def learning(self, env_steps: int) -> list[nn.Parameter]:
+        """Nothing."""
+        return []
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""

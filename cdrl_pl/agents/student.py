@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdrl_pl import losses
 from cdrl_pl.checks import check_options
@@ -45,6 +45,8 @@ class LearnerConfig:
             learns as if the newest policy had played.
         rho_clip: Upper bound, without unit, of V-trace's importance weights on the targets; at least ``c_clip``.
         c_clip: Upper bound, without unit, of V-trace's importance weights on how far the targets reach back.
+        value_first: Decisions of the agent up to which its value head alone learns, and all else stays as it began;
+            for an agent that begins with a certificate's weights, whose value head knows another task.
     """
 
     lr: float = 1e-4
@@ -64,6 +66,7 @@ class LearnerConfig:
     off_policy: Literal["none", "vtrace"] = "none"
     rho_clip: float = 1.0
     c_clip: float = 1.0
+    value_first: int = 0
 
     def __post_init__(self) -> None:
         rows = (
@@ -82,6 +85,9 @@ class LearnerConfig:
             ("off_policy", self.off_policy in ("none", "vtrace"), "none or vtrace"),
             ("c_clip", self.c_clip > 0, "above 0"),
             ("rho_clip", self.rho_clip >= self.c_clip, f"c_clip, {self.c_clip}, or more"),
+            ("value_first", self.value_first == 0 or self.reinforce, "0 where the agent does not reinforce"),
+            ("value_first", self.value_first == 0 or self.value_coef > 0, "0 where value_coef is 0"),
+            ("value_first", self.value_first >= 0, "0 or more decisions"),
         )
         check_options("learner.", self, rows)
 
@@ -110,6 +116,7 @@ class Student(pl.LightningModule):
     """
 
     certificated_at: int | None = None
+    begun = ""  # what its first weights are, where it did not make them itself
 
     def __init__(self, env: EnvConfig, network: NetworkConfig, learner: LearnerConfig) -> None:
         super().__init__()
@@ -123,6 +130,11 @@ class Student(pl.LightningModule):
 
     def check_playable(self) -> None:
         """Nothing: its task was made to find its spec."""
+
+    def learning(self, env_steps: int) -> list[nn.Parameter]:
+        """The parameters that learn at T."""
+        alone = self.learner is not None and env_steps < self.learner.value_first
+        return list((self.network.value_head if alone else self.network).parameters())
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""
@@ -167,5 +179,7 @@ class Student(pl.LightningModule):
         value = losses.reduce(losses.value_loss(output.values[:steps], returns), "sum")
         entropy = losses.reduce(entropy_per_step(logits), "sum")
         weight = linear(config.entropy_coef, config.entropy_end, config.entropy_steps, env_steps)
-        total = policy + config.value_coef * value - weight * entropy
+        total = config.value_coef * value
+        if env_steps >= config.value_first:
+            total = policy + total - weight * entropy
         return A3CLosses(total, policy, value, entropy, advantages)

@@ -101,7 +101,10 @@ class ConfigFiles:
             return [self._followed(inner, folder, place) for inner in value]
         if not isinstance(value, str) or place[0] not in ROOTS:
             return value
-        if (place[:2] == ("model", "agents") and place[-1] == "certificate") or place[-2:] == ("alignment", "file"):
+        if (place[:2] == ("model", "agents") and place[-1] in ("certificate", "init")) or place[-2:] == (
+            "alignment",
+            "file",
+        ):
             return self._located(value, folder)
         if value.endswith(CONFIG_FILES) and (place[0] != "trainer" or len(place) == 1):
             path = folder / Path(value).expanduser()

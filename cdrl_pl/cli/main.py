@@ -229,7 +229,7 @@ def resolved_seed(given: Any) -> int:
 
 def _take_shipped(model: Namespace) -> None:
     """Teachers and alignments that are not in the current folder, but come with the program, are those."""
-    stored = [(agent, "certificate") for agent in dict(model.agents or {}).values()]
+    stored = [(agent, option) for agent in dict(model.agents or {}).values() for option in ("certificate", "init")]
     for within, option in stored + [(transfer.alignment, "file") for transfer in model.transfers or []]:
         if path := within.get(option):
             within[option] = located(path)
@@ -238,8 +238,9 @@ def _take_shipped(model: Namespace) -> None:
 def _check_found(model: Namespace, files: ConfigFiles) -> None:
     """Refuses stored teachers and alignments that are nowhere, and says where they were looked for."""
     for name, agent in dict(model.agents).items():
-        if path := agent.get("certificate"):
-            files.check_found(f"model.agents.{name}.certificate", path, CERTIFICATE)
+        for option in ("certificate", "init"):
+            if path := agent.get(option):
+                files.check_found(f"model.agents.{name}.{option}", path, CERTIFICATE)
     for index, transfer in enumerate(model.transfers or []):
         if path := transfer.alignment.get("file"):
             files.check_found(f"model.transfers[{index}].alignment.file", path)

@@ -22,7 +22,7 @@ def ask_for_trust(agents: dict[str, Any], plays: bool) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     for agent in dict(agents).values():
-        if not (folder := agent.get("certificate")):
+        if not (folder := agent.get("certificate") or agent.get("init")):
             continue
         for module, what in named_modules(read_certificate(folder)).items():
             needed = what == "network.trunk" or (plays and agent.get("env") is None)

@@ -57,7 +57,7 @@ class LocalActor:
         if bf16:
             self._network.to_bf16()
         self._weights, self._rng = weights, rng
-        self._flat = np.empty(sum(p.numel() for p in self._network.parameters()), np.float32)
+        self._flat = np.empty(sum(t.numel() for t in self._network.tensors()), np.float32)
         self._version: int | None = None
         self.state = self._network.initial_state(copies)
 
@@ -66,9 +66,9 @@ class LocalActor:
         version = self._weights.read(self._flat)
         if version != self._version:
             flat, offset = torch.from_numpy(self._flat), 0
-            for parameter in self._network.parameters():
-                parameter.copy_(flat[offset : offset + parameter.numel()].view(parameter.shape))
-                offset += parameter.numel()
+            for tensor in self._network.tensors():
+                tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
+                offset += tensor.numel()
             self._version = version
         return version
 

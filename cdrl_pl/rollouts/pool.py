@@ -69,7 +69,7 @@ class Pool:
         schema = rollout_schema(spec, template.state_size, config.steps, config.copies, tuple(others.values()))
         self._queue = 1 if config.deterministic else config.queue
         self._slots = Slots(context, schema, self._count * self._queue)
-        self._weights = SharedWeights(context, sum(p.numel() for p in template.parameters()))
+        self._weights = SharedWeights(context, sum(t.numel() for t in template.tensors()))
         bf16, memory = bool(config.bf16), (self._slots, self._weights)
         worker = WorkerConfig(name, env, spec, network, config.steps, config.copies, bf16, seed, *memory, others)
         self._ready: deque[tuple[int, RolloutReply]] = deque()  # worker index and what it played, oldest first
@@ -183,8 +183,8 @@ class Pool:
 
     def publish(self, network: PolicyNetwork, version: int) -> None:
         """Gives the workers new weights, which they take at their next rollout."""
-        parameters = torch.cat([p.detach().flatten() for p in network.parameters()])
-        flat = parameters.to("cpu", torch.float32)  # one transfer from a GPU, not one per parameter
+        tensors = torch.cat([t.detach().flatten() for t in network.tensors()])
+        flat = tensors.to("cpu", torch.float32)  # one transfer from a GPU, not one per tensor
         with self._weights.writing(version) as shared:
             shared[:] = flat.numpy()
         self.version = version

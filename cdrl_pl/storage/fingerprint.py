@@ -88,8 +88,9 @@ def config_hash(config: dict[str, Any]) -> str:
 def _stored(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Path]]:
     """What a resolved config names that is stored in files: where it does, and the file."""
     for agent in config.get("model", {}).get("agents", {}).values():
-        if folder := agent.get("certificate"):
-            yield agent, "certificate", Path(folder) / "certificate.json"
+        for option in ("certificate", "init"):
+            if folder := agent.get(option):
+                yield agent, option, Path(folder) / "certificate.json"
     for transfer in config.get("model", {}).get("transfers") or []:
         if file := (transfer.get("alignment") or {}).get("file"):
             yield transfer["alignment"], "file", Path(file)

@@ -199,6 +199,12 @@ class Collaboration(pl.LightningModule):
             self._check_fit()
         self.run_folder = run_folder(self.trainer)
 
+    def _say_how_agents_begin(self) -> None:
+        """Where they have the weights they began with: a run that goes on has its checkpoint's."""
+        for name, agent in self.agents.items():
+            if agent.begun and not self.env_steps[name]:
+                rank_zero_info("agents.%s %s", name, agent.begun)
+
     def _check_fit(self) -> None:
         if not self.playing:
             raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
@@ -228,6 +234,7 @@ class Collaboration(pl.LightningModule):
         decisions = self._over_ranks({name: r.steps * r.copies for name, r in batch.rollouts.items()})
         for name, rollout in batch.rollouts.items():
             self._learn(name, rollout)
+            self._normalise(name, rollout)
             before = self.env_steps[name]
             self.env_steps[name] += decisions[name]
             for transfer in self.transfers_to(name):
@@ -300,6 +307,16 @@ class Collaboration(pl.LightningModule):
                 self.env_steps[name],
             )
 
+    def _normalise(self, name: str, rollout: Rollout) -> None:
+        """An agent that learns reads its next rollout by statistics that have this one in them, as its workers do."""
+        agent = self.agents[name]
+        learns = agent.learner is not None and self.env_steps[name] >= agent.learner.value_first
+        if (normaliser := agent.network.normaliser) is not None and learns:
+            sums = normaliser.sums(rollout.obs[: rollout.steps].flatten(0, 1))
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(sums)
+            normaliser.add(sums)
+
     # Logs: with env_steps as the axis, every log_every decisions
 
     def on_fit_start(self) -> None:
@@ -326,6 +343,7 @@ class Collaboration(pl.LightningModule):
     def on_train_start(self) -> None:
         """The speed of the first log line counts from here; the config's learning rates hold, also on resume."""
         self.stop_request.install()
+        self._say_how_agents_begin()
         self._optimizers.set_initial_rates()
         self.run_log.start(self.clock)
         self._show(self.run_log.latest)
@@ -363,7 +381,8 @@ class Collaboration(pl.LightningModule):
     def on_test_start(self) -> None:
         """Warns of agents that have learned nothing, which is seldom what was meant."""
         self.stop_request.install()
-        learning = {name for name, agent in self.agents.items() if agent.learner is not None}
+        self._say_how_agents_begin()
+        learning = {name for name, agent in self.agents.items() if agent.learner is not None and not agent.begun}
         if untrained := [name for name in self.agents if name in learning and not self.env_steps[name]]:
             names = ", ".join(untrained)
             rank_zero_warn(f"no --ckpt_path was given: {names} will play with untrained, initial weights")

@@ -12,6 +12,7 @@ from cdrl_pl.agents.agent import Agent
 from cdrl_pl.agents.certificated import CertificatedAgent
 from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.agents.student import LearnerConfig, Student
+from cdrl_pl.agents.warm_start import warm_started
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig
 from cdrl_pl.networks import NetworkConfig
@@ -28,10 +29,14 @@ class AgentConfig:
 
     Attributes:
         env: Task that the agent plays. Required of an agent that learns; null for a certificated agent's own task.
-        network: Structure of the policy network; not read where there is a ``certificate``.
+        network: Structure of the policy network; not read where there is a ``certificate``, and left out where there is
+            an ``init``.
         learner: Settings of the reinforcement loss and of the optimizer; not read where there is a ``certificate``.
         certificate: Folder of a certificated teacher. It brings network and env, and the agent does not learn. With
             ``env`` beside it, the expert plays that task instead of its own.
+        init: Folder of a certificated teacher with whose weights an agent that learns begins, and through whose view it
+            sees where its env has none. It has the certificate's network, with new policy and distillation heads where
+            the number of actions differs. A resumed run has its checkpoint's weights instead.
         actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
         trust: Packages from which what the certificate names may be imported: its trunk, the module that registers its
@@ -47,6 +52,7 @@ class AgentConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     certificate: str | None = None
+    init: str | None = None
     actions: tuple[int, ...] | None = None
     trust: tuple[str, ...] = ()
     policy: str | None = None
@@ -64,18 +70,27 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
         raise ConfigError(f"agents.{name} needs an env or a certificate")
     if config.certificate is not None and config.policy is not None:
         raise ConfigError(f"agents.{name} has a certificate and a policy; it must be one of them")
-    if config.trust and config.certificate is None:
-        raise ConfigError(f"agents.{name}.trust is of a certificate; without one, leave it out")
+    if config.trust and config.certificate is None and config.init is None:
+        raise ConfigError(f"agents.{name}.trust is of a certificate (or init); without one, leave it out")
+    if config.init is not None and config.policy is not None:
+        raise ConfigError(f"agents.{name} has init and a policy, which does not learn; it must have one of them")
     if config.policy_options and config.policy is None:
         raise ConfigError(f"agents.{name}.policy_options are of a policy; without one, leave them out")
     if config.actions is not None and config.certificate is None:
         raise ConfigError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
+    if config.init is not None and config.certificate is not None:
+        raise ConfigError(
+            f"agents.{name}.init is {config.init!r}, beside the certificate {config.certificate!r}, which does not "
+            "learn; it must have one of them"
+        )
     try:
         if config.certificate is not None:
             return CertificatedAgent(config.certificate, config.actions, config.env, config.trust)
         assert config.env is not None
         if config.policy is not None:
             return OwnPolicy(config.policy, config.policy_options, config.env)
+        if config.init is not None:
+            return warm_started(config.init, config.env, config.network, config.learner, config.trust)
         return Student(config.env, config.network, config.learner)
     except ConfigError as error:
         raise type(error)(f"agents.{name}: {error}") from None
@@ -103,6 +118,7 @@ def check_graph(agents: dict[str, AgentConfig], transfers: list[TransferConfig],
             raise ConfigError(f"model.agents names {name!r}, which PyTorch keeps for itself; it must be another name")
     _check_transfers(agents, transfers)
     _check_weighting(agents, transfers, preset)
+    _check_value_first(agents, transfers, preset)
 
 
 def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferConfig]) -> None:
@@ -116,6 +132,18 @@ def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferCon
         if transfer.name in seen:
             raise ConfigError(f"transfers[{i}]: there is already a transfer {transfer.name}; one per pair is allowed")
         seen.add(transfer.name)
+
+
+def _check_value_first(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
+    """Where a value head learns alone, nothing is distilled."""
+    for transfer in transfers:
+        config, begins = agents[transfer.student], transfer.schedule(preset).T2
+        if config.certificate is None and begins < config.learner.value_first:
+            raise ConfigError(
+                f"transfer {transfer.name}: T2 is {begins}, but until {config.learner.value_first} "
+                f"(agents.{transfer.student}.learner.value_first) the student's value head learns alone; T2 must "
+                "not be before that"
+            )
 
 
 def _check_weighting(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:

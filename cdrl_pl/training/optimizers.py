@@ -80,7 +80,7 @@ class Optimizers:
         Args:
             name: of the optimizer.
             loss: a scalar.
-            parameters: that it steps.
+            parameters: that it steps, all of its own or some; no others get a gradient.
             max_norm: global-norm clip.
             rate: learning rate from now on; null keeps it.
         """
@@ -91,7 +91,8 @@ class Optimizers:
             optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
-            root.manual_backward(loss)  # only some parameters have gradients, so ranks are averaged here, not by DDP
+            # only some parameters have gradients, so ranks are averaged here, not by DDP
+            root.manual_backward(loss, inputs=list(parameters))
         if trainer.world_size > 1:
             with meter.timed(metric_names.TIME_SYNCHRONISING()):  # waiting for the slowest rank included
                 _average([p.grad for p in parameters if p.grad is not None], trainer.world_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
@@ -137,13 +137,15 @@ class Update:
         with self._meter.timed(metric_names.TIME_LEARNING()):
             rate = linear(learner.lr, learner.lr_end, learner.lr_steps, env_steps)
             loss = sum(losses[1:], losses[0])
-            self._optimizers.step(f"student/{name}", loss, _parameters(agent), learner.max_grad_norm, rate)
+            learning = agent.learning(env_steps)
+            self._optimizers.step(f"student/{name}", loss, learning, learner.max_grad_norm, rate)
 
     def _step_separately(self, agent: Agent, rollout: Rollout, transfer: Transfer, lesson: Lesson) -> None:
         """A step of distillation alone, on the agent as it is after its own (the authors' program)."""
         with self._meter.timed(metric_names.TIME_DISTILLATION()):
             loss = transfer.distillation_loss(agent(rollout), lesson.aligned_logits)
-            self._optimizers.step(f"distill/{transfer.name}", loss, _parameters(agent), PROGRAMS_CLIP)
+            parameters = list(agent.network.parameters())
+            self._optimizers.step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
 
     def _record(
         self, name: str, rollout: Rollout, output: PolicyOutput, own: A3CLosses | None, lessons: Sequence[Lesson]
@@ -167,7 +169,3 @@ class Update:
     def _over_ranks(self, value: Tensor) -> float:
         """The mean over ranks, so that every rank weighs alike."""
         return float(self._root.trainer.strategy.reduce(value, reduce_op="mean"))
-
-
-def _parameters(agent: Agent) -> list[nn.Parameter]:
-    return list(agent.network.parameters())

@@ -32,6 +32,7 @@ def control_network(control: Control, teacher: PolicyNetwork, student: PolicyNet
         with torch.random.fork_rng():
             torch.manual_seed(torch.initial_seed() + 1)
             made = PolicyNetwork(teacher.config, teacher.obs_shape, teacher.num_actions)
+            made.normaliser = teacher.normaliser  # its weights are drawn anew, not what it reads
             for head in (made.policy_head, made.value_head, made.distill_head):
                 head.reset_parameters()  # a learner's heads start near 0, which would say the same in every state
     elif control == "lagged":
