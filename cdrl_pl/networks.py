@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -17,6 +18,12 @@ from cdrl_pl.normaliser import Normaliser
 from cdrl_pl.types import PolicyOutput
 
 TRUNKS = ("conv", "residual", "mlp")
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    # in place, ELU's gradient comes from its output, without another exp
+    "elu": lambda: nn.ELU(inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+}
 
 
 @dataclass
@@ -31,6 +38,9 @@ class NetworkConfig:
         depth: Number of convolutions (stages), or of fully connected layers of the MLP.
         hidden: Width of every layer of the MLP, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
+        activation: "elu" (the paper's), "relu" or "tanh", after every convolution and layer of the trunk.
+        value: "shared" reads the value off the policy's features (the paper's), "own" has a trunk of the same structure
+            for it; only without memory.
         normalise: Reads vectors in units of their mean and standard deviation over all that the agent has learned from.
             These are kept with its weights: in checkpoints, and, as they were last, in its certificate.
         trunk_options: Keywords of a trunk of your own.
@@ -41,6 +51,8 @@ class NetworkConfig:
     depth: int = 4
     hidden: int = 256
     lstm: int = 256
+    activation: Literal["elu", "relu", "tanh"] = "elu"
+    value: Literal["shared", "own"] = "shared"
     normalise: bool = False
     trunk_options: dict[str, Any] = field(default_factory=dict)
 
@@ -50,6 +62,9 @@ class NetworkConfig:
         rows = [
             ("trunk", own or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
             ("trunk_options", own or not self.trunk_options, "empty, but for a trunk by class path"),
+            ("activation", self.activation in ACTIVATIONS, " or ".join(ACTIVATIONS)),
+            ("value", self.value in ("shared", "own"), "shared or own"),
+            ("value", self.value == "shared" or not self.lstm, "shared, but for lstm 0"),
             ("normalise", not self.normalise or self.trunk == "mlp", "false but for the trunk mlp"),
         ]
         rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
@@ -57,12 +72,14 @@ class NetworkConfig:
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
+        first = activation()
+        first.inplace = False  # type: ignore[assignment]  # what it reads is added to the result
         self.body = nn.Sequential(
-            nn.ELU(),
+            first,
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ELU(inplace=True),
+            activation(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -84,18 +101,19 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
         allowed = "conv or residual" if images else "mlp"
         raise ConfigError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
     layers: list[nn.Module] = []
+    activation = ACTIVATIONS[config.activation]
     if config.trunk == "mlp":
         width = math.prod(obs_shape)
         for _ in range(config.depth):
-            layers += [nn.Linear(width, config.hidden), nn.ELU(inplace=True)]
+            layers += [nn.Linear(width, config.hidden), activation()]
             width = config.hidden
         return nn.Sequential(nn.Flatten(), *layers), width
     channels, height, width = obs_shape
     for _ in range(config.depth):
         layers.append(nn.Conv2d(channels, config.channels, 3, stride=2, padding=1))
         if config.trunk == "residual":
-            layers.append(_Residual(config.channels))
-        layers.append(nn.ELU(inplace=True))  # in place, its gradient comes from its output, without another exp
+            layers.append(_Residual(config.channels, activation))
+        layers.append(activation())
         channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
     return nn.Sequential(*layers, nn.Flatten()), channels * height * width
 
@@ -138,6 +156,7 @@ class PolicyNetwork(nn.Module):
         self.config, self.obs_shape, self.num_actions = config, tuple(obs_shape), num_actions
         self.state_size = 2 * config.lstm
         self.trunk, features = build_trunk(config, self.obs_shape)
+        self.value_trunk = build_trunk(config, self.obs_shape)[0] if config.value == "own" else None
         self.normaliser = Normaliser(math.prod(obs_shape)) if config.normalise else None
         self.lstm = nn.LSTM(features, config.lstm) if config.lstm else None
         width = config.lstm or features
@@ -146,7 +165,7 @@ class PolicyNetwork(nn.Module):
         self.distill_head = nn.Linear(width, num_actions)
         self._initialise()
         if config.trunk in ("conv", "residual"):
-            self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -157,14 +176,15 @@ class PolicyNetwork(nn.Module):
         zero, so a plain background gives nothing, and are 5 times orthogonal: the features differ by about 0.06.
         A trunk of the user's own starts as it was made.
         """
-        for module in () if is_class_path(self.config.trunk) else self.trunk.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.orthogonal_(module.weight, math.sqrt(2.0))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        first = next(self.trunk.children(), None)
-        if isinstance(first, nn.Conv2d) and not is_class_path(self.config.trunk):
-            first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
+        for trunk in () if is_class_path(self.config.trunk) else filter(None, (self.trunk, self.value_trunk)):
+            for module in trunk.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.orthogonal_(module.weight, math.sqrt(2.0))
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+            first = next(trunk.children())
+            if isinstance(first, nn.Conv2d):
+                first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
         if self.lstm is not None:
             forget = slice(self.config.lstm, 2 * self.config.lstm)
             self.lstm.get_parameter("bias_ih_l0")[forget] = 1.0  # forget gates start open
@@ -176,18 +196,25 @@ class PolicyNetwork(nn.Module):
         """Zeros [B, S]."""
         return torch.zeros(copies, self.state_size, device=device)
 
-    def _see(self, obs: Tensor) -> Tensor:
-        """The trunk's features [N, D] of obs [N, *observation]."""
-        dtype = next(self.trunk.parameters()).dtype
+    def _see(self, obs: Tensor, trunk: nn.Module) -> Tensor:
+        """A trunk's features [N, D] of obs [N, *observation]."""
+        dtype = next(trunk.parameters()).dtype
         if self.normaliser is not None:
             obs = self.normaliser(obs)
-        features: Tensor = self.trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
+        features: Tensor = trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
         return features
+
+    def _valued(self, obs: Tensor, hidden: Tensor) -> Tensor:
+        """What the value is read off: the policy's features ``hidden``, or those [*, D] of its own trunk."""
+        if self.value_trunk is None:
+            return hidden
+        features = self._see(obs, self.value_trunk).float()
+        return features.view(*hidden.shape[:-1], -1)
 
     def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """obs [T, B, *obs], state [B, S], resets [T, B] (on the host) -> features [T, B, D] after the memory, state."""
         steps, copies = resets.shape
-        hidden = self._see(obs.flatten(0, 1)).view(steps, copies, -1)
+        hidden = self._see(obs.flatten(0, 1), self.trunk).view(steps, copies, -1)
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
@@ -212,19 +239,21 @@ class PolicyNetwork(nn.Module):
             resets: [T, B] bool, on the host.
         """
         hidden, state = self.features(obs, state, resets)
+        valued = self._valued(obs.flatten(0, 1), hidden)
         with torch.autocast(hidden.device.type, enabled=False):  # heads in fp32: bf16 logits are too coarse to sample
             return PolicyOutput(
-                self.policy_head(hidden), self.distill_head(hidden), self.value_head(hidden).squeeze(-1), state
+                self.policy_head(hidden), self.distill_head(hidden), self.value_head(valued).squeeze(-1), state
             )
 
     def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
-        hidden = self._see(obs)
+        hidden = self._see(obs, self.trunk)
         if self.lstm is not None:
             hidden, state = self._remember(hidden, state.masked_fill(resets.unsqueeze(-1), 0.0))
         hidden = hidden.float()
+        valued = self._valued(obs, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.policy_head(hidden), self.value_head(hidden).squeeze(-1), state
+            return self.policy_head(hidden), self.value_head(valued).squeeze(-1), state
 
     def _remember(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the LSTM, x [B, D] -> h [B, W], state [B, S]; the state stays in fp32.
@@ -249,6 +278,8 @@ class PolicyNetwork(nn.Module):
     def to_bf16(self) -> PolicyNetwork:
         """Trunk and memory in bfloat16, heads in fp32: autocast would cast every weight at every step."""
         self.trunk.bfloat16()
+        if self.value_trunk is not None:
+            self.value_trunk.bfloat16()
         if self.lstm is not None:
             self.lstm.bfloat16()
         return self
