@@ -309,8 +309,8 @@ class Soak:
         return "\n".join(
             [
                 *(f"| {' | '.join(row)} |" for row in rows),
-                f"\nThe student's mean return per decision: {returns[0][0]:.2f} at first, {returns[-1][-1]:.2f} at last; "
-                f"its least in each part, but for the first quarter: {least}.\n",
+                f"\nThe student's mean return per decision: {returns[0][0]:.2f} at first, {returns[-1][-1]:.2f} at "
+                f"last; at least {least} in each part but for its first quarter.\n",
                 *(f"- {'yes' if holds else 'NO'}: {what}" for what, holds in self.verdicts().items()),
             ]
         )
