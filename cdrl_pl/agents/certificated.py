@@ -83,6 +83,11 @@ class CertificatedAgent(pl.LightningModule):
     def _relabel(self, actions: tuple[int, ...]) -> None:
         """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
         count = self.spec.num_actions
+        if self.spec.action_counts:
+            raise ConfigError(
+                f"actions is {list(actions)}, but {self.env.id} makes several choices, of {self.spec.action_counts} "
+                "actions; it is for one choice alone"
+            )
         if set(actions) != set(range(count)):
             raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
         own = self.env.actions or range(count)
@@ -105,7 +110,7 @@ class CertificatedAgent(pl.LightningModule):
         """The network over all T+1 rows of a rollout."""
         with torch.no_grad():
             output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
-        return output
+        return output.masked(rollout.masks)
 
     def reinforcement_losses(
         self,
@@ -132,7 +137,7 @@ def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) ->
             f"the policy of {folder} reads {policy.obs_dtype} observations of shape {policy.obs_shape}, "
             f"{task} gives {env.obs_dtype} of shape {env.obs_shape}; they must be equal"
         )
-    if env.num_actions != policy.num_actions:
+    if (env.num_actions, env.action_counts) != (policy.num_actions, policy.action_counts):
         raise EnvError(
             f"the policy of {folder} chooses among {policy.num_actions} actions ({', '.join(policy.action_meanings)}), "
             f"{task} has {env.num_actions} ({', '.join(env.action_meanings)}); their numbers must be equal"
