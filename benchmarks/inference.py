@@ -41,7 +41,7 @@ class RemoteActor:
         """The server has the weights."""
         return 0
 
-    def act(self, obs: Any, resets: Any) -> tuple[Any, Any]:
+    def act(self, obs: Any, resets: Any, masks: Any = None) -> tuple[Any, Any]:
         """One hand-over there and back per step."""
         self._board["obs"][0], self._board["resets"][0] = obs, resets
         self._connection.send_bytes(b"a")

@@ -6,10 +6,9 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cdrl_pl.distributions import log_prob
+from cdrl_pl.distributions import Counts, log_prob, log_softmax
 
 Reduction = Literal["sum", "mean"]
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
@@ -38,19 +37,20 @@ def reduce(per_step: Tensor, reduction: Reduction) -> Tensor:
     return per_step.mean(1).sum() if reduction == "sum" else per_step.mean()
 
 
-def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
+def policy_loss(logits: Tensor, actions: Tensor, advantages: Tensor, counts: Counts = ()) -> Tensor:
     """-log pi(a_t | s_t) A_t (Algorithm 1, line 21).
 
     Args:
         logits: [T, B, A].
-        actions: [T, B] int64.
+        actions: [T, B] int64, or [T, B, K] where K choices are made.
         advantages: [T, B]; no gradient flows through them.
+        counts: of the actions of each choice.
 
     Returns:
         [T, B].
     """
-    _same_shape(actions=actions, advantages=advantages, logits=logits[..., 0])
-    return -log_prob(logits, actions) * advantages.detach()
+    _same_shape(actions=actions[..., 0] if counts else actions, advantages=advantages, logits=logits[..., 0])
+    return -log_prob(logits, actions, counts) * advantages.detach()
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     return (returns.detach() - values.float()).square()
 
 
-def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def kl(target: Tensor, student: Tensor, temperature: float = 1.0, counts: Counts = ()) -> Tensor:
     """l_KL(target, student, tau) = sum_i p_i ln(p_i / q_i), p = softmax(target / tau), q = softmax(student) (Eqs. 1-3).
 
     tau divides the target only. The target is detached. Computed in log space in fp32, so it and its gradient stay
@@ -69,15 +69,16 @@ def kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
         target: logits [T, B, A] of the target; no gradient flows through them.
         student: logits [T, B, A] over the same actions.
         temperature: tau above 0, without unit.
+        counts: of the actions of each choice, whose divergences are summed.
 
     Returns:
         [T, B], 0 where both distributions are equal.
     """
-    log_p, log_q = _log_probabilities(target, student, temperature)
+    log_p, log_q = _log_probabilities(target, student, temperature, counts)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def reverse_kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def reverse_kl(target: Tensor, student: Tensor, temperature: float = 1.0, counts: Counts = ()) -> Tensor:
     """KL(softmax(student) || softmax(target / tau)): the authors' program for the alignment (spec section 6).
 
     It seeks a mode of the target where ``kl`` covers all of them. The gradient flows through ``student`` alone.
@@ -86,12 +87,13 @@ def reverse_kl(target: Tensor, student: Tensor, temperature: float = 1.0) -> Ten
         target: logits [T, B, A] of the target; no gradient flows through them.
         student: logits [T, B, A] over the same actions.
         temperature: tau above 0, without unit.
+        counts: of the actions of each choice, whose divergences are summed.
     """
-    log_p, log_q = _log_probabilities(target, student, temperature)
+    log_p, log_q = _log_probabilities(target, student, temperature, counts)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def jensen_shannon(target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def jensen_shannon(target: Tensor, student: Tensor, temperature: float = 1.0, counts: Counts = ()) -> Tensor:
     """(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2 (Lin 1991, "Divergence measures based on the Shannon entropy").
 
     Symmetric, and never above ln 2 however far the two are apart; its gradient vanishes there. The gradient flows
@@ -101,13 +103,16 @@ def jensen_shannon(target: Tensor, student: Tensor, temperature: float = 1.0) ->
         target: logits [T, B, A] of the target; no gradient flows through them.
         student: logits [T, B, A] over the same actions.
         temperature: tau above 0, without unit.
+        counts: of the actions of each choice, whose divergences are summed.
     """
-    log_p, log_q = _log_probabilities(target, student, temperature)
+    log_p, log_q = _log_probabilities(target, student, temperature, counts)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
     return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
 
 
-def divergence(kind: Divergence, target: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+def divergence(
+    kind: Divergence, target: Tensor, student: Tensor, temperature: float = 1.0, counts: Counts = ()
+) -> Tensor:
     """One of the three [T, B]; all three are compared for distillation by Agarwal et al. 2024 (On-policy distillation).
 
     Args:
@@ -115,18 +120,19 @@ def divergence(kind: Divergence, target: Tensor, student: Tensor, temperature: f
         target: logits [T, B, A] of the target; no gradient flows through them.
         student: logits [T, B, A] over the same actions.
         temperature: tau above 0, without unit.
+        counts: of the actions of each choice, whose divergences are summed.
     """
     if kind not in DIVERGENCES:
         raise ValueError(f"divergence is {kind!r}; it must be one of {', '.join(DIVERGENCES)}")
-    return DIVERGENCES[kind](target, student, temperature)
+    return DIVERGENCES[kind](target, student, temperature, counts)
 
 
 DIVERGENCES = {"forward": kl, "reverse": reverse_kl, "jensen_shannon": jensen_shannon}
 
 
-def _log_probabilities(target: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _log_probabilities(target: Tensor, student: Tensor, temperature: float, counts: Counts) -> tuple[Tensor, Tensor]:
     """ln p (detached) and ln q of ``kl``, in fp32."""
     _same_shape(target=target, student=student)
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")
-    return F.log_softmax(target.detach().float() / temperature, -1), F.log_softmax(student.float(), -1)
+    return log_softmax(target.detach().float() / temperature, counts), log_softmax(student, counts)

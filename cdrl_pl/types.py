@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdrl_pl.distributions import IMPOSSIBLE
+
 
 class PolicyOutput(NamedTuple):
     """What a policy network says about a rollout; logits and values are always fp32."""
@@ -17,6 +19,12 @@ class PolicyOutput(NamedTuple):
     distill_logits: Tensor  # [T, B, A] logits of the distillation layer; they never decide an action
     values: Tensor  # [T, B]
     state: Tensor  # [B, S] recurrent state after the last step
+    masks: Tensor | None = None  # [T, B, A] which actions may be played, where that differs; the logits keep to it
+
+    def masked(self, masks: Tensor | None) -> PolicyOutput:
+        """The same for a game that says which actions may be played, [T, B, A]; None: all of them."""
+        logits, distill_logits = masked(self.logits, masks), masked(self.distill_logits, masks)
+        return self._replace(logits=logits, distill_logits=distill_logits, masks=masks)
 
 
 class Episode(NamedTuple):
@@ -26,27 +34,35 @@ class Episode(NamedTuple):
     length: int
 
 
-# The tensors of a rollout: shape and type of each. T steps, B copies, S numbers of recurrent state.
+def masked(logits: Tensor, masks: Tensor | None) -> Tensor:
+    """Logits [..., A] under which no action is played that may not be, by ``masks`` [..., A]; None: all may."""
+    return logits if masks is None else logits.masked_fill(~masks, IMPOSSIBLE)
+
+
+# The tensors of a rollout: shape and type of each. T steps, B copies, A actions, K choices that are made at once (where
+# there are several), S numbers of recurrent state.
 ROLLOUT_SCHEMA: dict[str, tuple[tuple[str, ...], str]] = {
     "obs": (("T+1", "B", "*observation"), "*observation"),
     "resets": (("T+1", "B"), "bool"),
-    "actions": (("T", "B"), "int64"),
+    "actions": (("T", "B", "*K"), "int64"),
     "rewards": (("T", "B"), "float32"),
     "terminated": (("T", "B"), "bool"),
     "truncated": (("T", "B"), "bool"),
     "final_values": (("T", "B"), "float32"),
     "log_probs": (("T", "B"), "float32"),
     "state": (("B", "S"), "float32"),
+    "masks": (("T+1", "B", "A"), "bool"),
 }
+PER_OBSERVATION = ("obs", "resets", "masks")  # with a row for where the next rollout starts, too
 
 
 @dataclass(frozen=True)
 class Rollout:
     """T steps of B copies of one environment, played by one worker with one version of the policy.
 
-    Row t holds what was seen before action t; row T of ``obs`` and ``resets`` is where the next rollout starts.
-    Every row is a real transition: an ended episode is reset within the same step. ``ROLLOUT_SCHEMA`` has shapes and
-    types.
+    Row t holds what was seen before action t; row T of ``obs``, ``resets`` and ``masks`` is where the next rollout
+    starts. Every row is a real transition: an ended episode is reset within the same step. ``ROLLOUT_SCHEMA`` has
+    shapes and types.
 
     Attributes:
         obs: uint8 (images, channels first) or float32 (vectors).
@@ -58,6 +74,7 @@ class Rollout:
         final_values: V(last observation of the episode) where truncated, else 0.
         log_probs: of the actions, under the policy that played them.
         state: the student's recurrent state before row 0.
+        masks: which actions may be played; None where the game does not say.
         worker: index of the worker that played it.
         policy_version: of the policy that played it.
         policy_lag: versions between that policy and the newest.
@@ -74,6 +91,7 @@ class Rollout:
     final_values: Tensor
     log_probs: Tensor
     state: Tensor
+    masks: Tensor | None = None
     worker: int = 0
     policy_version: int = 0
     policy_lag: int = 0
@@ -106,15 +124,18 @@ class Rollout:
         Raises:
             ValueError: naming the tensor, its shape and type, and what they must be.
         """
-        (steps, copies), observation = self.actions.shape, tuple(self.obs.shape[2:])
+        (steps, copies, *choices), observation = self.actions.shape, tuple(self.obs.shape[2:])
         sizes = {
             "T+1": (steps + 1,),
             "T": (steps,),
             "B": (copies,),
             "S": self.state.shape[1:],
+            "*K": tuple(choices),
+            "A": () if self.masks is None else self.masks.shape[2:],
             "*observation": observation,
         }
-        tensors = [(name, getattr(self, name), *schema) for name, schema in ROLLOUT_SCHEMA.items()]
+        own = self.tensors()
+        tensors = [(name, own[name], *schema) for name, schema in ROLLOUT_SCHEMA.items() if name in own]
         tensors += [(f"views[{view}]", tensor, *ROLLOUT_SCHEMA["obs"]) for view, tensor in self.views.items()]
         for name, tensor, dims, kind in tensors:
             if name.startswith("views"):
@@ -156,7 +177,7 @@ def join(rollouts: list[Rollout]) -> Rollout:
     def joined(name: str, parts: list[Tensor]) -> Tensor:
         if name == "state":
             return parts[0]
-        if name not in ("obs", "resets"):
+        if name not in PER_OBSERVATION:
             return torch.cat(parts)
         return torch.cat([*(part[: r.steps] for r, part in zip(rollouts, parts, strict=True)), parts[-1][last.steps :]])
 

@@ -169,13 +169,16 @@ def read_certificate(folder: str | Path) -> Certificate:
 
 def _check_shapes(path: Path, certificate: Certificate) -> None:
     """Compares names, shapes and types before anything of their size is allocated."""
-    spec, network = certificate.spec, certificate.network
+    spec, network, where = certificate.spec, certificate.network, path.parent / CERTIFICATE
+    counts = spec.action_counts
+    if counts and (min(counts) < 1 or sum(counts) != spec.num_actions):
+        raise CertificateError(f"{where}: {spec.num_actions} actions in choices of {str(counts)[:200]}: refused")
     sizes = (*spec.obs_shape, network.channels, network.hidden, network.lstm, spec.num_actions)
     if not spec.obs_shape or min(*spec.obs_shape, spec.num_actions) < 1 or max(sizes) > 2**14 or network.depth > 100:
-        raise CertificateError(f"{path.parent / CERTIFICATE}: sizes {str(sizes)[:200]}, depth {network.depth}: refused")
+        raise CertificateError(f"{where}: sizes {str(sizes)[:200]}, depth {network.depth}: refused")
     try:
         with torch.device("meta"):
             expected = PolicyNetwork(network, spec.obs_shape, spec.num_actions).state_dict()
     except (ValueError, RuntimeError) as error:
-        raise CertificateError(f"{path.parent / CERTIFICATE}: {error}") from None
+        raise CertificateError(f"{where}: {error}") from None
     check_tensors(path, expected, "the network that the certificate names")

@@ -139,7 +139,7 @@ class Student(pl.LightningModule):
     def forward(self, rollout: Rollout) -> PolicyOutput:
         """The network over all T+1 rows of a rollout."""
         output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
-        return output
+        return output.masked(rollout.masks)
 
     def reinforcement_losses(
         self,
@@ -167,17 +167,17 @@ class Student(pl.LightningModule):
         terminated, truncated = rollout.terminated, rollout.truncated
         if time_limit == "terminal":
             terminated, truncated = terminated | truncated, truncated & False
-        logits, values = output.logits[:steps], output.values.detach()
+        logits, values, counts = output.logits[:steps], output.values.detach(), self.spec.action_counts
         played = (rewards, values, terminated, truncated, rollout.final_values)
         if config.off_policy == "vtrace":
-            log_ratios = log_prob(logits.detach(), rollout.actions) - rollout.log_probs
+            log_ratios = log_prob(logits.detach(), rollout.actions, counts) - rollout.log_probs
             clips = (config.rho_clip, config.c_clip)
             advantages, returns = vtrace(*played, log_ratios, config.gamma, config.lam, *clips)
         else:
             advantages, returns = gae(*played, config.gamma, config.lam)
-        policy = losses.reduce(losses.policy_loss(logits, rollout.actions, advantages), "sum")
+        policy = losses.reduce(losses.policy_loss(logits, rollout.actions, advantages, counts), "sum")
         value = losses.reduce(losses.value_loss(output.values[:steps], returns), "sum")
-        entropy = losses.reduce(entropy_per_step(logits), "sum")
+        entropy = losses.reduce(entropy_per_step(logits, counts), "sum")
         weight = linear(config.entropy_coef, config.entropy_end, config.entropy_steps, env_steps)
         total = config.value_coef * value
         if env_steps >= config.value_first:

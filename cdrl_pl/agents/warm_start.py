@@ -46,7 +46,7 @@ def warm_started(
             f"init is {folder!r}, whose network reads {theirs.obs_dtype} observations of shape {theirs.obs_shape}; "
             f"{env.id} gives {own.obs_dtype} of shape {own.obs_shape}; they must be equal"
         )
-    new = take_weights(student.network, weights)
+    new = take_weights(student.network, weights, theirs.action_counts == own.action_counts)
     made = f"{' and '.join(new)} are new, for {own.num_actions} actions where it has {theirs.num_actions}"
     alone = f"; its value head learns alone until T = {learner.value_first}" if learner.value_first else ""
     student.begun = f"begins with the weights of {folder}; {made if new else 'no head is new'}{alone}"
@@ -54,15 +54,17 @@ def warm_started(
 
 
 @torch.no_grad()
-def take_weights(network: PolicyNetwork, weights: Mapping[str, Tensor]) -> list[str]:
+def take_weights(network: PolicyNetwork, weights: Mapping[str, Tensor], same_choices: bool = True) -> list[str]:
     """Copies every tensor but those of heads whose sizes differ; returns the names of these heads.
 
     Args:
         network: of the same structure as that of the weights, but for its number of actions.
         weights: by name.
+        same_choices: whether both choose as often, from as many actions; else heads of one size differ, too.
     """
     own = network.state_dict()
-    new = [head for head in HEADS if own[f"{head}.weight"].shape != weights[f"{head}.weight"].shape]
+    shapes = {head: (own[f"{head}.weight"].shape, weights[f"{head}.weight"].shape) for head in HEADS}
+    new = [head for head, (here, there) in shapes.items() if here != there or not same_choices]
     for name, tensor in own.items():
         if name.partition(".")[0] not in new:
             tensor.copy_(weights[name])

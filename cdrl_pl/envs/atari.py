@@ -26,6 +26,8 @@ class AtariGame:
         others: views beside the config's own, resolved.
     """
 
+    mask: Array | None = None
+
     def __init__(self, config: EnvConfig, seed: int, others: Sequence[View] = ()) -> None:
         import ale_py
 
@@ -85,7 +87,7 @@ class AtariGame:
         for observer, screen, out in zip(self._observers, self._shown, outs, strict=True):
             observer.begin(screen.pixels, out)
 
-    def step(self, action: int, *outs: Array) -> tuple[float, bool, bool]:
+    def step(self, action: Any, *outs: Array) -> tuple[float, bool, bool]:
         """Plays one decision of as many frames as the skip says."""
         act, name = self._ale.act, self._actions[action]
         frames = self._low if self._low == self._high else int(self._rng.integers(self._low, self._high + 1))

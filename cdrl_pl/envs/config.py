@@ -35,8 +35,15 @@ class EnvConfig:
             cropped first), and of a certificated agent in another game its own.
         kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
         wrappers: Gymnasium wrappers around the environment, the innermost first, as module.Class or {module.Class:
+<<<<<<< HEAD
             {keyword: value}}. Each is imported; a certificate's are not, unless who plays it names them again or
             trusts their modules. Not for Atari.
+=======
+            {keyword: value}}. Each is imported; a certificate never imports them, so that whoever plays it names them
+            again. Not for Atari.
+        action_mask: The game says with every observation which actions may be played, in info["action_mask"] or under
+            the key action_mask of Dict observations; nothing else is then played, nor learned. Not for Atari.
+>>>>>>> views15
         fire_on_reset: Presses FIRE for a decision where a game begins or a life has been lost, in games that have it.
             Atari only.
         episodic_life: Ends an episode of training with every lost life; returns are still of whole games, and so are
@@ -55,6 +62,7 @@ class EnvConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     actions: tuple[int, ...] | None = None
     wrappers: tuple[str | dict[str, Any], ...] = ()
+    action_mask: bool = False
     fire_on_reset: bool = False
     episodic_life: bool = False
 
@@ -66,16 +74,21 @@ class EnvSpec:
     Attributes:
         obs_shape: Shape of one observation: [C, H, W] of an image, [N] of a vector.
         obs_dtype: Type of its numbers: "uint8" or "float32".
-        action_meanings: Name of each action.
+        action_meanings: Name of each action; of several choices one after the other, with the choice's index before it.
+        action_counts: Numbers of actions of each of several choices that are made at once (MultiDiscrete); empty where
+            one action is chosen.
+        masked: Whether the game says which actions may be played.
     """
 
     obs_shape: tuple[int, ...]
     obs_dtype: str
     action_meanings: tuple[str, ...]
+    action_counts: tuple[int, ...] = ()
+    masked: bool = False
 
     @property
     def num_actions(self) -> int:
-        """A."""
+        """A: of all choices together."""
         return len(self.action_meanings)
 
 
@@ -177,6 +190,8 @@ def _resolve_atari(config: EnvConfig, spec: Any) -> EnvConfig:
     """What the registration says, where the config leaves it open."""
     if config.kwargs:
         raise EnvError(f"env.kwargs is {config.kwargs!r}; Atari games take the named options instead")
+    if config.action_mask:
+        raise EnvError(f"env.action_mask is true, but in {config.id} every action may always be played; leave it out")
     if config.wrappers:
         raise EnvError(f"env.wrappers is {config.wrappers!r}; Atari games take the named options and views instead")
     own, skip, sticky = spec.kwargs, config.frame_skip, config.repeat_action_probability

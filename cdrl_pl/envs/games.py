@@ -20,14 +20,19 @@ class Game(Protocol):
     spec: EnvSpec
     decisions_per_second: float
     """How fast it runs where a person plays it."""
+    mask: Array | None
+    """Which actions may be played now, [A] bool; None where the game does not say."""
     goes_on: bool
     """Whether only a life ended with the last episode; then the next one is of the same game."""
 
     def reset(self, *outs: Array) -> None:
         """Starts an episode."""
 
-    def step(self, action: int, *outs: Array) -> tuple[float, bool, bool]:
-        """Plays one decision: reward, terminated, truncated. ``outs`` get the observation after it, final ones too."""
+    def step(self, action: Any, *outs: Array) -> tuple[float, bool, bool]:
+        """Plays one decision: reward, terminated, truncated. ``outs`` get the observation after it, final ones too.
+
+        ``action`` is an index, or one for each choice where several are made at once.
+        """
 
     def snapshot(self) -> dict[str, Any]:
         """Where the game stands, as plain numbers and arrays: no pickles."""

@@ -1,4 +1,4 @@
-"""Any other Gymnasium environment with a Discrete action space, as Gymnasium makes it. Torch-free."""
+"""Any other Gymnasium environment with Discrete or MultiDiscrete actions, as Gymnasium makes it. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cdrl_pl.envs.actions import MASK, actions_of
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
-from cdrl_pl.envs.games import chosen_actions, number
+from cdrl_pl.envs.games import number
 from cdrl_pl.envs.spaces import reading
 from cdrl_pl.envs.view import Array, Observer, View
 
@@ -18,7 +19,7 @@ USUAL_SPEED = 30  # decisions per second of a game that does not say its own
 
 
 class GymGame:
-    """Any Gymnasium environment with a Discrete action space, and observations that its views can read.
+    """Any Gymnasium environment with Discrete or MultiDiscrete actions, and observations that its views can read.
 
     Methods as in ``Game``. Every episode is seeded by its number, so where a game stands is that number and its
     actions so far.
@@ -34,7 +35,6 @@ class GymGame:
 
     def __init__(self, config: EnvConfig, seed: int, others: Sequence[View] = (), render: bool = False) -> None:
         import gymnasium
-        from gymnasium.spaces import Discrete
 
         assert config.view is not None  # resolved
 
@@ -57,26 +57,25 @@ class GymGame:
             raise EnvError(f"env.id {config.id!r} cannot be made{_with(make)}: {error}") from error
         for wrapper in config.wrappers:
             self._env = wrapped(self._env, wrapper)
-        space, actions = self._env.observation_space, self._env.action_space
-        if not isinstance(actions, Discrete):
-            raise EnvError(f"env.id {config.id!r} has the action space {actions}; only Discrete can be played")
-        count = int(actions.n)
+        space = self._env.observation_space
         names = list(getattr(self._env.unwrapped, "get_action_meanings", list)())
-        if len(names) != count:  # the space decides how many actions there are; a wrapper may have changed it
-            names = [str(i) for i in range(count)]
-        self._actions = chosen_actions(config, range(int(actions.start), int(actions.start) + count))
+        self._actions = actions_of(config, self._env.action_space, names)
         self._observers = [Observer(view, reading(view, space, config.id)) for view in (config.view, *others)]
         first = self._observers[0]
-        self.spec = EnvSpec(first.shape, first.dtype, tuple(chosen_actions(config, names)))
+        self.spec = EnvSpec(
+            first.shape, first.dtype, self._actions.names, self._actions.counts, masked=config.action_mask
+        )
+        self.mask: Array | None = None
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or USUAL_SPEED)
         self._seed = seed
         self._episode = -1
-        self._played: list[int] = []
+        self._played: list[Any] = []
 
     def _begin(self, outs: Sequence[Array]) -> None:
         entropy = np.random.SeedSequence([self._seed, self._episode])
-        obs, _ = self._env.reset(seed=int(entropy.generate_state(1)[0]))
+        obs, info = self._env.reset(seed=int(entropy.generate_state(1)[0]))
         self._played = []
+        self._take_mask(obs, info)
         for observer, out in zip(self._observers, outs, strict=True):
             observer.begin(obs, out)
 
@@ -85,13 +84,19 @@ class GymGame:
         self._episode += 1
         self._begin(outs)
 
-    def step(self, action: int, *outs: Array) -> tuple[float, bool, bool]:
+    def step(self, action: Any, *outs: Array) -> tuple[float, bool, bool]:
         """Plays one decision."""
         self._played.append(action)
-        obs, reward, terminated, truncated, _ = self._env.step(self._actions[action])
+        obs, reward, terminated, truncated, info = self._env.step(self._actions.play(action))
+        self._take_mask(obs, info)
         for observer, out in zip(self._observers, outs, strict=True):
             observer.see(obs, out)
         return number(self.config, reward), bool(terminated), bool(truncated) and not terminated
+
+    def _take_mask(self, obs: Any, info: dict[str, Any]) -> None:
+        if self.config.action_mask:
+            within = obs if isinstance(obs, dict) and MASK in obs else info
+            self.mask = self._actions.mask(within.get(MASK))
 
     def snapshot(self) -> dict[str, Any]:
         """The episode's number and its actions so far."""

@@ -21,13 +21,13 @@ class Bars(NamedTuple):
         title: whose it is.
         names: of the actions.
         probabilities: [A], from 0 to 1.
-        chosen: the action that is played, by its index; None: none is.
+        chosen: what is played, by the indices of the actions.
     """
 
     title: str
     names: Sequence[str]
     probabilities: np.ndarray[Any, Any]
-    chosen: int | None = None
+    chosen: Sequence[int] = ()
 
 
 def draw_bars(groups: Sequence[Bars], width: int, height: int, foot: str = "") -> np.ndarray[Any, Any]:
@@ -50,7 +50,7 @@ def draw_bars(groups: Sequence[Bars], width: int, height: int, foot: str = "") -
         draw.text((MARGIN, y), group.title, TEXT, large)
         y += HEAD
         for action, (name, share) in enumerate(zip(group.names, group.probabilities.tolist(), strict=True)):
-            played = action == group.chosen
+            played = action in group.chosen
             draw.text(
                 (start - 6, y + row // 2), f"{'> ' if played else ''}{name}", TEXT if played else SOFT, small, "rm"
             )

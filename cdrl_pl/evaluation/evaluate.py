@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from cdrl_pl.distributions import sample
+from cdrl_pl.distributions import IMPOSSIBLE, Array, Counts, most_probable, sample
 from cdrl_pl.envs import EnvConfig, Game, describe, make_game
 from cdrl_pl.envs.games import check_finite
 from cdrl_pl.evaluation.score import Score
@@ -62,9 +62,10 @@ class Decision(NamedTuple):
         obs: that is decided on, [1, *observation].
         resets: whether it is the first of an episode, [1] bool, on the host.
         state: recurrent state before it, [1, S].
-        logits: of the policy, [A].
+        logits: of the policy, [A]; those of what may not be played keep to it.
         value: expected return from here on, in the units that the agent learned from.
-        action: that is played.
+        action: that is played, or those of several choices.
+        masks: which actions may be played, [1, A]; None: all of them.
     """
 
     obs: torch.Tensor
@@ -72,7 +73,8 @@ class Decision(NamedTuple):
     state: torch.Tensor
     logits: torch.Tensor
     value: float
-    action: int
+    action: int | list[int]
+    masks: torch.Tensor | None = None
 
 
 class Watch(Protocol):
@@ -192,6 +194,7 @@ def play(
             tick(now)
             games.append(make_game(env, int(quota.env_seed.generate_state(1)[0]), render=watch is not None))
         spec = games[0].spec
+        counts = spec.action_counts
         obs = np.zeros((len(games), *spec.obs_shape), spec.obs_dtype)
         for game, out in zip(games, obs, strict=True):
             game.reset(out)
@@ -208,10 +211,14 @@ def play(
             seen, begins, before = torch.from_numpy(obs[live]).to(device), torch.from_numpy(resets[live]), state[live]
             with torch.inference_mode():
                 logits, critic, state[live] = network.act(seen, before, begins.to(device))
-            values = logits.float().cpu().numpy()
-            actions = values.argmax(-1) if greedy else sample(values, np.array([rngs[b].random() for b in live]))[0]
+            values, masks = logits.float().cpu().numpy(), None
+            if spec.masked:
+                masks = np.array([games[b].mask for b in live])
+                values = np.where(masks, values, np.float32(IMPOSSIBLE))
+            actions = most_probable(values, counts) if greedy else _drawn(values, [rngs[b] for b in live], counts)
             if watch is not None:
-                watch.decided(Decision(seen, begins, before, logits[0], float(critic[0]), int(actions[0])))
+                own, may = torch.from_numpy(values[0]), None if masks is None else torch.from_numpy(masks)
+                watch.decided(Decision(seen, begins, before, own, float(critic[0]), actions[0].tolist(), may))
             resets[:] = False
             steps += 1
             for b, action in zip(live.tolist(), actions.tolist(), strict=True):
@@ -235,6 +242,12 @@ def play(
         for game in games:
             game.close()
     return played
+
+
+def _drawn(logits: Array, rngs: Sequence[np.random.Generator], counts: Counts) -> Array:
+    """Sampled actions [B], or [B, K] where K choices are made, each copy's by its own generator."""
+    draws = [rng.random(len(counts)) if counts else rng.random() for rng in rngs]
+    return sample(logits, np.array(draws), counts)[0]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvSpec
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.rollouts.shared_memory import SharedWeights
+from cdrl_pl.types import masked
 
 Array = np.ndarray[Any, Any]
 
@@ -23,8 +24,14 @@ class Actor(Protocol):
     def refresh(self) -> int:
         """Takes the newest weights; returns their version."""
 
-    def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
-        """obs [B, *observation], resets [B] -> sampled actions [B] int64 and their log probabilities [B]."""
+    def act(self, obs: Array, resets: Array, masks: Array | None = None) -> tuple[Array, Array]:
+        """Sampled actions [B] int64, or [B, K] where K choices are made, and their log probabilities [B].
+
+        Args:
+            obs: [B, *observation].
+            resets: [B].
+            masks: which actions may be played, [B, A]; None: all of them.
+        """
 
     def values(self, obs: Array, copies: Array) -> Array:
         """Values of the last observations ``obs`` [N, *observation] of the copies with these indices [N]."""
@@ -56,7 +63,7 @@ class LocalActor:
         self._network = PolicyNetwork(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
         if bf16:
             self._network.to_bf16()
-        self._weights, self._rng = weights, rng
+        self._weights, self._rng, self._counts = weights, rng, spec.action_counts
         self._flat = np.empty(sum(t.numel() for t in self._network.tensors()), np.float32)
         self._version: int | None = None
         self.state = self._network.initial_state(copies)
@@ -73,9 +80,12 @@ class LocalActor:
         return version
 
     @torch.inference_mode()
-    def act(self, obs: Array, resets: Array) -> tuple[Array, Array]:
+    def act(self, obs: Array, resets: Array, masks: Array | None = None) -> tuple[Array, Array]:
         logits, _, self.state = self._network.act(torch.from_numpy(obs), self.state, torch.from_numpy(resets))
-        return sample(logits.numpy(), self._rng.random(len(obs)))
+        if masks is not None:
+            logits = masked(logits, torch.from_numpy(masks))
+        draws = self._rng.random((len(obs), len(self._counts)) if self._counts else len(obs))
+        return sample(logits.numpy(), draws, self._counts)
 
     @torch.inference_mode()
     def values(self, obs: Array, copies: Array) -> Array:

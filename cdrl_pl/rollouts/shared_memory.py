@@ -39,7 +39,14 @@ def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int, othe
         copies: environment copies, B.
         others: of the task as other views see it.
     """
-    sizes = {"T+1": (steps + 1,), "T": (steps,), "B": (copies,), "S": (state_size,)}
+    sizes: dict[str, tuple[int, ...]] = {
+        "T+1": (steps + 1,),
+        "T": (steps,),
+        "B": (copies,),
+        "S": (state_size,),
+        "A": (spec.num_actions,),
+    }
+    sizes["*K"] = (len(spec.action_counts),) if spec.action_counts else ()
     seen = dict(zip(observation_names(len(others)), (spec, *others), strict=True))
     rows = {**ROLLOUT_SCHEMA, **dict.fromkeys(seen, ROLLOUT_SCHEMA["obs"])}
     return {
@@ -48,6 +55,7 @@ def rollout_schema(spec: EnvSpec, state_size: int, steps: int, copies: int, othe
             seen[name].obs_dtype if kind == "*observation" else kind,
         )
         for name, (dims, kind) in rows.items()
+        if name != "masks" or spec.masked
     }
 
 

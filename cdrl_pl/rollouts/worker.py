@@ -40,10 +40,13 @@ class EnvironmentLoop:
         self._names = observation_names(len(views))
         self._seen = [np.zeros((copies, *spec.obs_shape), spec.obs_dtype) for spec in specs]  # the agent's own first
         self._resets = np.ones(copies, bool)
+        self._masks = np.ones((copies, config.spec.num_actions), bool) if config.spec.masked else None
         self._return = np.zeros(copies)
         self._length = np.zeros(copies, np.int64)
         for b, game in enumerate(self._games):
             game.reset(*(seen[b] for seen in self._seen))
+            if self._masks is not None:
+                self._masks[b] = game.mask
         check_finite(config.env, self._seen[0])
 
     def play(self, slot: dict[str, Array]) -> tuple[int, list[Episode]]:
@@ -54,8 +57,12 @@ class EnvironmentLoop:
             rows[0] = seen
         slot["resets"][0], slot["state"][:] = self._resets, self._actor.state.numpy()
         slot["final_values"].fill(0.0)
+        masks = slot.get("masks")
+        if masks is not None:
+            masks[0] = self._masks
         for t in range(self.config.steps):
-            actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t])
+            may = None if masks is None else masks[t]
+            actions, slot["log_probs"][t] = self._actor.act(slot["obs"][t], slot["resets"][t], may)
             slot["actions"][t] = actions
             following = [rows[t + 1] for rows in observations]
             for b, action in enumerate(actions.tolist()):
@@ -65,6 +72,10 @@ class EnvironmentLoop:
             self._return += slot["rewards"][t]
             check_finite(self.config.env, following[0], slot["rewards"][t])
             episodes += self._restart_ended(slot, t, following)
+            if masks is not None:
+                masks[t + 1] = [game.mask for game in self._games]
+        if masks is not None:
+            self._masks = masks[-1].copy()
         for rows, seen in zip(observations, self._seen, strict=True):
             seen[:] = rows[-1]
         self._resets[:] = slot["resets"][-1]
@@ -96,6 +107,7 @@ class EnvironmentLoop:
             "seen": [seen.copy() for seen in self._seen],
             "state": self._actor.state.numpy().copy(),
             "resets": self._resets.copy(),
+            **({} if self._masks is None else {"masks": self._masks.copy()}),
             "return": self._return.copy(),
             "length": self._length.copy(),
         }
@@ -107,6 +119,8 @@ class EnvironmentLoop:
         for seen, saved in zip(self._seen, snapshot["seen"], strict=True):
             seen[:] = saved
         self._rng.bit_generator.state = snapshot["rng"]
+        if self._masks is not None:
+            self._masks[:] = snapshot["masks"]
         self._actor.state = torch.from_numpy(snapshot["state"].copy())
         self._resets[:], self._return[:], self._length[:] = snapshot["resets"], snapshot["return"], snapshot["length"]
 

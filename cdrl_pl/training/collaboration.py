@@ -37,6 +37,7 @@ from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.trainer_options import check_trainer
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
+from cdrl_pl.transfer.ground_truth import Task
 from cdrl_pl.transfer.observations import seen_by_teacher
 from cdrl_pl.transfer.transfer import Phase, Transfer, TransferConfig
 from cdrl_pl.types import Episode, Rollout
@@ -111,7 +112,10 @@ class Collaboration(pl.LightningModule):
         built = {name: build_agent(name, config) for name, config in agents.items()}
         self._agents = nn.ModuleDict(built)  # type: ignore[arg-type]
         self._teacher_weights = {name: config.teacher_weights for name, config in agents.items()}
-        tasks = {name: (agent.game, agent.spec.action_meanings) for name, agent in built.items()}
+        tasks = {
+            name: Task(agent.game, agent.spec.action_meanings, agent.spec.action_counts)
+            for name, agent in built.items()
+        }
         self._transfers = nn.ModuleDict()
         # Views beside an agent's own, through which its teachers read its rollouts, and its task as each sees it.
         self.views: dict[str, dict[View, EnvSpec]] = {name: {} for name in built}

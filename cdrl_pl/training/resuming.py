@@ -13,7 +13,15 @@ from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import resolve
 
 WHAT = {"env_steps": "agents that play", "transfers": "transfers", "optimizers": "optimizers"}
-THE_TASK = ("id", "actions", "action_meanings", "obs_shape", "obs_dtype")  # what makes two tasks two
+THE_TASK = (
+    "id",
+    "actions",
+    "action_meanings",
+    "action_counts",
+    "masked",
+    "obs_shape",
+    "obs_dtype",
+)  # what makes two tasks two
 
 
 def task_record(agent: Agent) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def check_same_tasks(saved: Mapping[str, Mapping[str, Any]], here: Mapping[str, 
         before = saved[name]
         for option in task.keys() | before.keys():
             then, now = before.get(option), task.get(option)
-            if then == now:
+            if then == now or not (then or now):  # what an older checkpoint does not have is as unset
                 continue
             said = f"agents.{name}: env.{option} is {now!r}, in the checkpoint it was {then!r}"
             if option in THE_TASK:

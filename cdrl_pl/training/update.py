@@ -77,7 +77,7 @@ class Update:
                 if transfer.distilling:
                     self._step_separately(agent, rollout, transfer, lesson)
         # record
-        self._record(name, rollout, output, own, lessons)
+        self._record(name, agent, rollout, output, own, lessons)
 
     def _train_alignments(self, output: PolicyOutput, taught: Sequence[Taught]) -> None:
         """One step of every alignment function that is being trained."""
@@ -105,7 +105,8 @@ class Update:
             weighting, name = transfer.weighting, transfer.name
             if own is not None and weights.by == "value":
                 target = lesson.aligned_logits / transfer.temperature
-                value = teacher_value(target, output.logits[: rollout.steps], rollout.actions, own.advantages)
+                logits, counts = output.logits[: rollout.steps], agent.spec.action_counts
+                value = teacher_value(target, logits, rollout.actions, own.advantages, counts)
                 measured = self._over_ranks(value)
                 self._meter.add(metric_names.TEACHER_VALUE(name), measured)
                 self._meter.add(metric_names.TEACHER_FACTOR(name), weighting.factor)
@@ -148,21 +149,28 @@ class Update:
             self._optimizers.step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
 
     def _record(
-        self, name: str, rollout: Rollout, output: PolicyOutput, own: A3CLosses | None, lessons: Sequence[Lesson]
+        self,
+        name: str,
+        agent: Agent,
+        rollout: Rollout,
+        output: PolicyOutput,
+        own: A3CLosses | None,
+        lessons: Sequence[Lesson],
     ) -> None:
         meter = self._meter
         if own is not None:
             meter.add(metric_names.POLICY_LOSS(name), own.policy_loss / rollout.steps)
             meter.add(metric_names.VALUE_LOSS(name), own.value_loss / rollout.steps)
             meter.add(metric_names.ENTROPY(name), own.entropy / rollout.steps)
-        sources = {name: output.logits[: rollout.steps]}
+        counts = agent.spec.action_counts
+        sources = {name: (output.logits[: rollout.steps], counts)}
         for lesson in lessons:
-            sources[f"{lesson.transfer}/teacher"] = lesson.teacher_logits
-            sources[f"{lesson.transfer}/aligned"] = lesson.aligned_logits
+            sources[f"{lesson.transfer}/teacher"] = (lesson.teacher_logits, lesson.teacher_counts)
+            sources[f"{lesson.transfer}/aligned"] = (lesson.aligned_logits, counts)
             for metric, value in lesson.metrics.items():
                 meter.add(metric, value)
-        for source, logits in sources.items():
-            mean, information = action_statistics(logits)
+        for source, said in sources.items():
+            mean, information = action_statistics(*said)
             meter.add(metric_names.ACTIONS(source), mean)
             meter.add(metric_names.STATE_INFORMATION(source), information)
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from cdrl_pl.agents.agent import Agent
+from cdrl_pl.distributions import Counts, log_softmax, starts
 from cdrl_pl.evaluation.bars import Bars
 from cdrl_pl.evaluation.evaluate import Decision
 from cdrl_pl.transfer.transfer import Transfer
-from cdrl_pl.types import Rollout
+from cdrl_pl.types import Rollout, masked
 
 WATCHED = -1  # the worker that a watched game counts as: the teacher's memory of it is its own
 
@@ -31,23 +32,27 @@ class Advice:
 
     def __call__(self, decision: Decision) -> list[Bars]:
         """In the order in which they are shown."""
-        own = self._agents[self._student].spec.action_meanings
-        found = [Bars(f"student {self._student}", own, _shares(decision.logits), decision.action)]
+        spec = self._agents[self._student].spec
+        own, counts = spec.action_meanings, spec.action_counts
+        chosen = [decision.action] if isinstance(decision.action, int) else decision.action
+        played = [start + action for start, action in zip(starts(counts) or [0], chosen, strict=True)]
+        found = [Bars(f"student {self._student}", own, _shares(decision.logits, counts), played)]
         for transfer in self._transfers:
             config = transfer.config
             teacher, student = self._agents[config.teacher], self._agents[config.student]
             with torch.inference_mode():
                 logits = transfer.teacher_logits(_rollout(decision), teacher.network, student.network)
-                aligned = transfer.alignment(logits)
-            names = self._agents[config.teaching_agent].spec.action_meanings
+                aligned = masked(transfer.alignment(logits), decision.masks)
+            theirs = self._agents[config.teaching_agent].spec
+            names = theirs.action_meanings
             control = "" if config.control == "none" else f" (control: {config.control})"
-            found.append(Bars(f"teacher {config.teacher}{control}", names, _shares(logits[0, 0])))
-            found.append(Bars(f"{config.teacher} aligned", own, _shares(aligned[0, 0])))
+            found.append(Bars(f"teacher {config.teacher}{control}", names, _shares(logits[0, 0], theirs.action_counts)))
+            found.append(Bars(f"{config.teacher} aligned", own, _shares(aligned[0, 0], counts)))
         return found
 
 
-def _shares(logits: torch.Tensor) -> np.ndarray[Any, Any]:
-    return torch.softmax(logits.float(), -1).numpy(force=True)
+def _shares(logits: torch.Tensor, counts: Counts) -> np.ndarray[Any, Any]:
+    return log_softmax(logits, counts).exp().numpy(force=True)
 
 
 def _rollout(decision: Decision) -> Rollout:
@@ -56,7 +61,7 @@ def _rollout(decision: Decision) -> Rollout:
     return Rollout(
         obs=decision.obs.expand(2, *decision.obs.shape),
         resets=torch.stack([decision.resets, torch.zeros_like(decision.resets)]),
-        actions=torch.full((1, 1), decision.action),
+        actions=torch.tensor(decision.action)[None, None],
         rewards=zeros,
         terminated=zeros.bool(),
         truncated=zeros.bool(),

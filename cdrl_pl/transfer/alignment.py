@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from cdrl_pl import losses
 from cdrl_pl.checks import ConfigError, check_options
+<<<<<<< HEAD
 from cdrl_pl.class_paths import is_class_path, made
+=======
+from cdrl_pl.distributions import Counts, starts
+>>>>>>> views15
 from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
 from cdrl_pl.transfer.ground_truth import KnownAlignment
+from cdrl_pl.types import masked
 
 KINDS = ("deep", "identity", "known")
 
@@ -107,6 +112,7 @@ class Alignment(pl.LightningModule):
         preset: the paper's text or its authors' program.
         meanings: of the actions on both sides; a stored F must have been made for the same.
         ground_truth: of ``ground_truth_map``, [k_alpha, k_beta]; None where no alignment is known to be right.
+        counts: of the actions of each choice, where several are made at once, on both sides.
 
     Raises:
         ConfigError: identity between different numbers of actions; a known F where none is known.
@@ -121,9 +127,15 @@ class Alignment(pl.LightningModule):
         preset: Preset,
         meanings: Meanings | None = None,
         ground_truth: Tensor | None = None,
+        counts: tuple[Counts, Counts] = ((), ()),
     ) -> None:
         super().__init__()
-        self.config, self.preset = config, preset
+        self.config, self.preset, self.counts = config, preset, counts[1]
+        if config.kind != "deep" and counts[0] != counts[1]:
+            raise ConfigError(
+                f"alignment.kind is {config.kind!r}, but the teacher chooses from {counts[0] or teacher_actions} "
+                f"actions and the student from {counts[1] or student_actions}; use 'deep'"
+            )
         self.network: nn.Module
         if config.kind == "identity":
             if teacher_actions != student_actions:
@@ -141,7 +153,9 @@ class Alignment(pl.LightningModule):
                     + ", ".join(meanings[0])
                 )
             exchanged = [meanings[0].index(name) for name in config.exchanged]
-            self.network = KnownAlignment(ground_truth, config.right, exchanged)
+            if len({sum(action >= start for start in starts(counts[0])) for action in exchanged}) > 1:
+                raise ConfigError(f"alignment.exchanged is {config.exchanged}; it must have actions of one choice")
+            self.network = KnownAlignment(ground_truth, config.right, exchanged, counts[0])
         elif config.file is not None:
             stored, self.network = load_alignment(config.file)
             self.requires_grad_(False)
@@ -167,19 +181,22 @@ class Alignment(pl.LightningModule):
         aligned: Tensor = self.network(teacher_logits)
         return aligned.float()
 
-    def loss(self, policy_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    def loss(
+        self, policy_logits: Tensor, teacher_logits: Tensor, temperature: float, masks: Tensor | None = None
+    ) -> Tensor:
         """l_KL(z_beta, F(z_alpha), tau) over F alone: the student's own policy is the target (Algorithm 1, line 27).
 
         Args:
             policy_logits: the student's [T, B, k_beta], detached here.
             teacher_logits: the teacher's [T, B, k_alpha].
             temperature: tau, dividing the student's logits.
+            masks: which of the student's actions may be played, [T, B, k_beta]; None: all of them.
 
         Returns:
             A scalar, reduced as the preset says. The authors' program has the KL the other way round (``divergence``).
         """
         kind = self.config.divergence or self.preset.alignment_kl
         tau = temperature if self.preset.use_temperature else 1.0
-        return losses.reduce(
-            losses.divergence(kind, policy_logits, self(teacher_logits), tau), self.preset.kl_reduction
-        )
+        aligned = masked(self(teacher_logits), masks)
+        per_step = losses.divergence(kind, policy_logits, aligned, tau, self.counts)
+        return losses.reduce(per_step, self.preset.kl_reduction)

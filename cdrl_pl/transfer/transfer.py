@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cdrl_pl import losses, metric_names
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.distributions import Counts
 from cdrl_pl.envs import View
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import Preset
@@ -20,7 +21,7 @@ from cdrl_pl.transfer.ground_truth import Task, accuracy, ground_truth_map, one_
 from cdrl_pl.transfer.observations import Observations, adapt, check_observations
 from cdrl_pl.transfer.teacher import Teacher
 from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig, Weighting
-from cdrl_pl.types import PolicyOutput, Rollout
+from cdrl_pl.types import PolicyOutput, Rollout, masked
 
 Phase = Literal["reinforce", "align", "distil", "stopped"]
 
@@ -119,6 +120,7 @@ class Lesson:
         distillation_loss: a scalar in nats with its gradient, not yet weighted; None where nothing is distilled in the
             student's own step.
         metrics: what is to be logged, by name.
+        teacher_counts: of the teacher's actions of each choice, where several are made at once.
     """
 
     transfer: str
@@ -126,6 +128,7 @@ class Lesson:
     aligned_logits: Tensor
     distillation_loss: Tensor | None
     metrics: dict[str, Tensor]
+    teacher_counts: Counts = ()
 
 
 class Transfer(nn.Module):
@@ -171,12 +174,13 @@ class Transfer(nn.Module):
         theirs, own = (tasks[config.teaching_agent], tasks[config.student]) if tasks else (None, None)
         ground_truth = ground_truth_map(theirs, own) if theirs and own else None
         self.register_buffer("ground_truth", ground_truth, persistent=False)
-        meanings = (theirs[1], own[1]) if theirs and own else None
+        meanings = (theirs.meanings, own.meanings) if theirs and own else None
+        self.counts = (theirs.counts, own.counts) if theirs and own else ((), ())
         try:
             if view is None:
                 check_observations(config.observations, teaching.obs_shape, student.obs_shape)
             sizes = (teaching.num_actions, student.num_actions)
-            self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth)
+            self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth, self.counts)
         except ConfigError as error:
             raise type(error)(f"transfer {self.name}: {error}") from None
         self.schedule = config.schedule(preset, self.alignment.trainable)
@@ -249,7 +253,9 @@ class Transfer(nn.Module):
 
     def alignment_loss(self, output: PolicyOutput, teacher_logits: Tensor) -> Tensor:
         """Trains F towards the student's own policy; see ``Alignment.loss``."""
-        return self.alignment.loss(output.logits[: len(teacher_logits)].detach(), teacher_logits, self.temperature)
+        steps, masks = len(teacher_logits), output.masks
+        masks = None if masks is None else masks[:steps]
+        return self.alignment.loss(output.logits[:steps].detach(), teacher_logits, self.temperature, masks)
 
     def lesson(self, output: PolicyOutput, teacher_logits: Tensor) -> Lesson:
         """What is taught on these rows, by F as it is now.
@@ -260,9 +266,12 @@ class Transfer(nn.Module):
         """
         with torch.no_grad():
             aligned: Tensor = self.alignment(teacher_logits)
+            if output.masks is not None:
+                aligned = masked(aligned, output.masks[: len(aligned)])
         joint = self.distilling and self.preset.distill_step == "joint"
         loss = self.distillation_loss(output, aligned) if joint else None
-        return Lesson(self.name, teacher_logits, aligned, loss, self._measure(output, teacher_logits, aligned))
+        metrics = self._measure(output, teacher_logits, aligned)
+        return Lesson(self.name, teacher_logits, aligned, loss, metrics, self.counts[0])
 
     def distillation_loss(self, output: PolicyOutput, aligned: Tensor) -> Tensor:
         """l_KL(F(z_alpha), z_beta', tau) (Algorithm 1, line 31): a scalar over trunk, LSTM and the distilled layer.
@@ -274,7 +283,7 @@ class Transfer(nn.Module):
             aligned: F(z_alpha) [T, B, k_beta]; gets no gradient.
         """
         layer = self._distilled(output)[: len(aligned)]
-        per_step = losses.divergence(self.config.divergence, aligned, layer, self.temperature)
+        per_step = losses.divergence(self.config.divergence, aligned, layer, self.temperature, self.counts[1])
         loss = losses.reduce(per_step, self.preset.kl_reduction)
         return self.temperature**2 * loss if self.config.temperature_squared else loss
 
@@ -285,14 +294,16 @@ class Transfer(nn.Module):
     def _measure(self, output: PolicyOutput, teacher_logits: Tensor, aligned: Tensor) -> dict[str, Tensor]:
         """Both KLs per step, measured alike whatever is trained and however reduced; the share that F got right, where
         the right alignment is known."""
-        steps, name = len(teacher_logits), self.name
+        steps, name, (theirs, own) = len(teacher_logits), self.name, self.counts
         metrics = {
-            metric_names.ALIGNMENT_KL(name): losses.kl(output.logits[:steps], aligned).mean(),
-            metric_names.DISTILLATION_KL(name): losses.kl(aligned, self._distilled(output)[:steps]).mean(),
+            metric_names.ALIGNMENT_KL(name): losses.kl(output.logits[:steps], aligned, counts=own).mean(),
+            metric_names.DISTILLATION_KL(name): losses.kl(aligned, self._distilled(output)[:steps], counts=own).mean(),
         }
         if self.ground_truth is not None:
-            metrics[metric_names.ALIGNMENT_ACCURACY(name)] = accuracy(teacher_logits, aligned, self.ground_truth)
-            one_hot = one_hot_accuracy(self.alignment, self.ground_truth)
+            metrics[metric_names.ALIGNMENT_ACCURACY(name)] = accuracy(
+                teacher_logits, aligned, self.ground_truth, theirs, own
+            )
+            one_hot = one_hot_accuracy(self.alignment, self.ground_truth, counts=theirs, student_counts=own)
             metrics[metric_names.ALIGNMENT_ACCURACY_ONE_HOT(name)] = one_hot
         return metrics
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from cdrl_pl.checks import ConfigError, check_options
-from cdrl_pl.distributions import log_prob
+from cdrl_pl.distributions import Counts, log_prob
 from cdrl_pl.schedule import linear
 
 
@@ -226,7 +226,7 @@ def set_teacher_factors(weightings: Sequence[Weighting], config: TeacherWeights)
 
 
 @torch.no_grad()
-def teacher_value(target: Tensor, logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
+def teacher_value(target: Tensor, logits: Tensor, actions: Tensor, advantages: Tensor, counts: Counts = ()) -> Tensor:
     """What following a teacher for one step would gain: the mean of (clip(p / pi, 0, 2) - 1) A over the rollout.
 
     By the performance difference lemma (Kakade and Langford 2002, "Approximately optimal approximate reinforcement
@@ -237,15 +237,16 @@ def teacher_value(target: Tensor, logits: Tensor, actions: Tensor, advantages: T
     Args:
         target: logits of p [T, B, A].
         logits: of pi [T, B, A].
-        actions: [T, B] int64, as pi played them.
+        actions: [T, B] int64, or [T, B, K] where K choices are made, as pi played them.
         advantages: of pi [T, B].
+        counts: of the actions of each choice.
 
     Returns:
         A scalar; 0 where p = pi, or where all advantages are equal.
     """
-    if advantages.shape != actions.shape:
+    if advantages.shape != (actions[..., 0] if counts else actions).shape:
         raise ValueError(f"shapes must be equal, got {tuple(actions.shape)} and {tuple(advantages.shape)}")
-    ratios = (log_prob(target, actions) - log_prob(logits, actions)).exp().clamp(max=2.0)
+    ratios = (log_prob(target, actions, counts) - log_prob(logits, actions, counts)).exp().clamp(max=2.0)
     centred = advantages - advantages.mean()
     deviation = centred.square().mean().sqrt()
     return ((ratios - 1.0) * centred).mean() / deviation.clamp(min=1e-8)

@@ -132,7 +132,7 @@ def test_drawing_a_classic_game_says_nothing_of_screens_and_sound(tmp_path: Path
 
 
 def test_bars_are_as_long_as_probabilities() -> None:
-    groups = [Bars("one", ["LEFT", "RIGHT"], np.array([0.25, 0.75]), 1), Bars("other", ["A"], np.array([1.0]))]
+    groups = [Bars("one", ["LEFT", "RIGHT"], np.array([0.25, 0.75]), [1]), Bars("other", ["A"], np.array([1.0]))]
     picture = draw_bars(groups, 320, 200, "value 1.00").astype(int)
     assert picture.shape == (200, 320, 3)
     first, second = ((np.abs(picture - np.array(c)).sum(-1) == 0).sum(1) for c in ((61, 154, 214), (224, 122, 47)))
@@ -176,7 +176,7 @@ def test_the_overlay_shows_student_teacher_and_aligned_teacher_as_they_are(tmp_p
         own = student.network(obs, student.network.initial_state(1), resets)
         for t, bars in enumerate(shown[start : start + len(part)]):
             assert [b.title for b in bars] == ["student beta", "teacher alpha", "alpha aligned"]
-            assert [len(b.names) for b in bars] == [2, 5, 2] and bars[0].chosen == part[t].action
+            assert [len(b.names) for b in bars] == [2, 5, 2] and bars[0].chosen == [part[t].action]
             for b, logits in zip(bars, (own.logits, output.logits, aligned), strict=True):
                 np.testing.assert_allclose(b.probabilities, logits[t, 0].softmax(-1).detach().numpy(), atol=1e-5)
             assert part[t].value == pytest.approx(own.values[t, 0].item(), abs=1e-5)

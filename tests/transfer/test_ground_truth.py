@@ -18,7 +18,7 @@ from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
 from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
 from cdrl_pl.transfer.alignment_file import load_alignment
-from cdrl_pl.transfer.ground_truth import accuracy, ground_truth_map, one_hot_accuracy
+from cdrl_pl.transfer.ground_truth import Task, accuracy, ground_truth_map, one_hot_accuracy
 from cdrl_pl.transfer.transfer import TransferConfig
 
 TEACHERS = REPOSITORY / "teachers"
@@ -85,7 +85,7 @@ def test_the_stored_alignment_of_the_repository_is_right() -> None:
     """alignments/cartpole-swapped, which configs/ground_truth/cartpole.yaml loads."""
     path = str(REPOSITORY / "alignments" / "cartpole-swapped" / "alignment.safetensors")
     stored = Alignment(AlignmentConfig(file=path), 2, 2, PRESETS["paper"], (PLAIN, SWAPPED))
-    known = ground_truth_map(("CartPole-v1", PLAIN), ("CartPole-v1", SWAPPED))
+    known = ground_truth_map(Task("CartPole-v1", PLAIN), Task("CartPole-v1", SWAPPED))
     assert known is not None and one_hot_accuracy(stored, known) == 1.0
 
 
@@ -110,7 +110,7 @@ def slow_accuracy(teacher_logits: Tensor, aligned: Tensor, theirs: tuple[str, ..
 def test_accuracy_counts_actions_that_play_the_same_together(theirs: str, own: str) -> None:
     make = torch.Generator().manual_seed(len(theirs + own))
     teacher_logits, aligned = (torch.randn(7, 11, len(s), generator=make) for s in (theirs, own))
-    known = ground_truth_map(("game", tuple(theirs)), ("game", tuple(own)))
+    known = ground_truth_map(Task("game", tuple(theirs)), Task("game", tuple(own)))
     assert known is not None and known.shape == (len(theirs), len(own))
     expected = slow_accuracy(teacher_logits, aligned, tuple(theirs), tuple(own))
     if set(own) <= set(theirs):  # otherwise what the teacher cannot play takes no part
@@ -119,7 +119,7 @@ def test_accuracy_counts_actions_that_play_the_same_together(theirs: str, own: s
 
 
 def test_the_right_map_scores_1_and_the_wrong_one_0() -> None:
-    known = ground_truth_map(("game", PLAIN), ("game", SWAPPED))
+    known = ground_truth_map(Task("game", PLAIN), Task("game", SWAPPED))
     teacher_logits = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert known is not None
     assert (
@@ -130,10 +130,10 @@ def test_the_right_map_scores_1_and_the_wrong_one_0() -> None:
 
 def test_a_duplicated_action_is_not_at_a_disadvantage() -> None:
     """0.6 for a play of two actions, 0.3 in each, is more than 0.4 for the other."""
-    known = ground_truth_map(("game", PLAIN), ("game", ENLARGED))
+    known = ground_truth_map(Task("game", PLAIN), Task("game", ENLARGED))
     assert known is not None
     assert accuracy(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.3, 0.4, 0.3]]]).log(), known) == 1.0
 
 
 def test_no_map_is_known_between_different_games() -> None:
-    assert ground_truth_map(("ALE/Pong-v5", PLAIN), ("ALE/Bowling-v5", PLAIN)) is None
+    assert ground_truth_map(Task("ALE/Pong-v5", PLAIN), Task("ALE/Bowling-v5", PLAIN)) is None

@@ -14,7 +14,7 @@ from wide_cartpole import WIDE
 from cdrl_pl import losses
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.transfer.alignment import AlignmentConfig
-from cdrl_pl.transfer.ground_truth import KnownAlignment, ground_truth_map, one_hot_accuracy
+from cdrl_pl.transfer.ground_truth import KnownAlignment, Task, ground_truth_map, one_hot_accuracy
 
 NAMES = ("NOOP", "FIRE", "RIGHT", "LEFT")
 PERMUTED = ("LEFT", "NOOP", "FIRE", "RIGHT")
@@ -22,7 +22,7 @@ LOGITS = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(1)) * 3
 
 
 def known(student: tuple[str, ...] = PERMUTED, right: float = 1.0, exchanged: tuple[int, ...] = ()) -> KnownAlignment:
-    truth = ground_truth_map(("Pong", NAMES), ("Pong", student))
+    truth = ground_truth_map(Task("Pong", NAMES), Task("Pong", student))
     assert truth is not None
     return KnownAlignment(truth, right, exchanged)
 
@@ -66,7 +66,7 @@ def test_right_as_often_as_by_chance_says_nothing() -> None:
 
 @pytest.mark.parametrize(("exchanged", "share"), [((), 1.0), ((0, 2), 0.5), ((1, 2, 3), 0.25), ((3, 0, 1, 2), 0.0)])
 def test_exchanged_actions_are_wrong_and_the_others_right(exchanged: tuple[int, ...], share: float) -> None:
-    truth = ground_truth_map(("Pong", NAMES), ("Pong", PERMUTED))
+    truth = ground_truth_map(Task("Pong", NAMES), Task("Pong", PERMUTED))
     assert truth is not None
     assert one_hot_accuracy(known(exchanged=exchanged), truth).item() == share
 
