@@ -25,77 +25,7 @@ class FrozenAgent(pl.LightningModule):
 
     learner: LearnerConfig | None = None
     begun = ""
-<<<<<<< HEAD
     network: PolicyNetwork
-=======
-
-    def __init__(
-        self, folder: str | Path, actions: tuple[int, ...] | None = None, env: EnvConfig | None = None
-    ) -> None:
-        super().__init__()
-        self.certificate, weights = load_certificate(folder)
-        env_steps = self.certificate.training.get("env_steps")
-        self.certificated_at: int | None = env_steps if isinstance(env_steps, int) else None
-        self.env, self.spec = self.certificate.env, self.certificate.spec
-        self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
-        self.network.load_state_dict(weights)
-        if actions is not None:
-            self._relabel(actions)
-        if env is not None:
-            env = _with_own_options(self.env, env)
-            own, self.env, self.spec = self.spec, env, describe(env)
-            _check_fits(folder, own, env.id, self.spec)
-        played = self.env if env is None else resolve(self.env)
-        assert played.view is not None  # a certificate's task is resolved
-        self.view, self.game = played.view, played.id.rpartition(":")[2]
-        self.requires_grad_(False)
-
-    def check_playable(self) -> None:
-        """Refuses to play a task that a module would have to register, which a certificate never imports.
-
-        (A teacher whose task is not played needs no such module.)
-
-        Raises:
-            EnvError: naming the module, or the wrappers, where the certificate has them.
-        """
-        wrappers = self.certificate.training.get("wrappers")
-        if wrappers and not self.env.wrappers and self.game == self.certificate.env.id:
-            raise EnvError(
-                f"{self.env.id} was played within the wrappers {wrappers!r}, which a certificate never imports: "
-                "name them as its env.wrappers"
-            )
-        try:
-            resolve(self.env)
-        except EnvError as error:
-            if (module := self.certificate.training.get("module")) is None:
-                raise
-            raise EnvError(
-                f"{self.env.id} was registered by the module {module!r}, which a certificate never imports: name both "
-                f"as its env, {module}:{self.env.id} (of test: --env {module}:{self.env.id})"
-            ) from error
-
-    def _relabel(self, actions: tuple[int, ...]) -> None:
-        """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
-        count = self.spec.num_actions
-        if self.spec.action_counts:
-            raise ConfigError(
-                f"actions is {list(actions)}, but {self.env.id} makes several choices, of {self.spec.action_counts} "
-                "actions; it is for one choice alone"
-            )
-        if set(actions) != set(range(count)):
-            raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
-        own = self.env.actions or range(count)
-        self.env = replace(self.env, actions=tuple(own[i] for i in actions))
-        self.spec = replace(self.spec, action_meanings=tuple(self.spec.action_meanings[i] for i in actions))
-        old, index = self.network, list(actions)
-        self.network = PolicyNetwork(old.config, old.obs_shape, len(actions))
-        weights = old.state_dict()
-        for head in ("policy_head", "distill_head"):
-            share = torch.tensor([float(actions.count(i)) for i in actions]).log()
-            weights[f"{head}.weight"] = weights[f"{head}.weight"][index]
-            weights[f"{head}.bias"] = weights[f"{head}.bias"][index] - share
-        self.network.load_state_dict(weights)
->>>>>>> views15
 
     def learning(self, env_steps: int) -> list[nn.Parameter]:
         """Nothing."""
@@ -193,6 +123,11 @@ class CertificatedAgent(FrozenAgent):
     def _relabel(self, actions: tuple[int, ...]) -> None:
         """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
         count = self.spec.num_actions
+        if self.spec.action_counts:
+            raise ConfigError(
+                f"actions is {list(actions)}, but {self.env.id} makes several choices, of {self.spec.action_counts} "
+                "actions; it is for one choice alone"
+            )
         if set(actions) != set(range(count)):
             raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
         own = self.env.actions or range(count)

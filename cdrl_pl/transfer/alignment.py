@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from cdrl_pl import losses
 from cdrl_pl.checks import ConfigError, check_options
-<<<<<<< HEAD
 from cdrl_pl.class_paths import is_class_path, made
-=======
 from cdrl_pl.distributions import Counts, starts
->>>>>>> views15
 from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.storage.verified import CertificateError
