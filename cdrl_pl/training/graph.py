@@ -137,7 +137,7 @@ def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferCon
 def _check_value_first(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
     """Where a value head learns alone, nothing is distilled."""
     for transfer in transfers:
-        config, begins = agents[transfer.student], transfer.schedule(preset).T2
+        config, begins = agents[transfer.student], transfer.schedule(preset, aligns=False).T2
         if config.certificate is None and begins < config.learner.value_first:
             raise ConfigError(
                 f"transfer {transfer.name}: T2 is {begins}, but until {config.learner.value_first} "

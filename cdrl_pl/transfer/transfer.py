@@ -90,7 +90,7 @@ class TransferConfig:
         """teacher-student, as in the logs."""
         return f"{self.teacher}-{self.student}"
 
-    def schedule(self, preset: Preset, aligns: bool = True) -> Schedule:
+    def schedule(self, preset: Preset, aligns: bool) -> Schedule:
         """T1, T2 and stop, with the preset's where the config has none.
 
         Args:
