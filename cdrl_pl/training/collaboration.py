@@ -11,39 +11,30 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from rich.console import Console
-from rich.text import Text
 from torch import nn
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
-from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.checks import check_options
 from cdrl_pl.envs import EnvError, EnvSpec, View
-from cdrl_pl.evaluation.display import table
-from cdrl_pl.evaluation.score import SCORES
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
 from cdrl_pl.system.stop import StopRequest
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.board import Board
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
-from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph
+from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph, check_trained, teachers_view
 from cdrl_pl.training.monitors import check_monitored, check_monitors, names, warn_of_unseen
 from cdrl_pl.training.optimizers import Optimizers
-from cdrl_pl.training.resuming import check_same_graph, check_same_tasks, task_record
+from cdrl_pl.training.resuming import CHECKPOINT, restore, state_of
 from cdrl_pl.training.run_folder import run_folder
 from cdrl_pl.training.run_log import Episodes, LastLine, RunLog, write
-from cdrl_pl.training.switches import TransferSwitch
 from cdrl_pl.training.trainer_options import check_trainer
 from cdrl_pl.training.update import Taught, Update
 from cdrl_pl.transfer.controls import Control
 from cdrl_pl.transfer.ground_truth import Task
-from cdrl_pl.transfer.observations import seen_by_teacher
 from cdrl_pl.transfer.transfer import Phase, Transfer, TransferConfig
 from cdrl_pl.types import Episode, Rollout
-
-CHECKPOINT = "collaboration"  # the key of what this module adds to a checkpoint
-FORMAT = 3  # of that; 1 was that of version 0.1, 2 had no views
 
 
 def silent(text: str) -> None:
@@ -121,7 +112,9 @@ class Collaboration(pl.LightningModule):
         self.views: dict[str, dict[View, EnvSpec]] = {name: {} for name in built}
         for config in configs:
             teacher, student = built[config.teacher].network, built[config.student].network
-            view = self._teachers_view(config, built)
+            view, seen = teachers_view(config, built) or (None, None)
+            if view is not None and seen is not None:
+                self.views[config.student][view] = seen
             self._transfers[config.name] = Transfer(config, teacher, student, self.preset, tasks, view)
         self.env_steps = dict.fromkeys(self.playing, 0)
         self.policy_version = 0
@@ -133,19 +126,6 @@ class Collaboration(pl.LightningModule):
         self.evaluator = Evaluator(built, lambda: self.stop_request.requested, self.transfers)
         self._optimizers = Optimizers(self, self.run_log.meter)
         self._update = Update(self, self._optimizers, self.preset, self.run_log.meter)
-
-    def _teachers_view(self, config: TransferConfig, agents: dict[str, Agent]) -> View | None:
-        """The view through which a transfer's teacher reads, where it is not the student's; noted for the pool."""
-        if config.observations != "none":
-            return None
-        teacher, student = agents[config.teaching_agent], agents[config.student]
-        seen = seen_by_teacher(teacher, student)
-        if seen is None:
-            if teacher.view != student.view:
-                rank_zero_info("transfer %s: the teacher reads what the student sees", config.name)
-            return None
-        self.views[config.student][teacher.view] = seen
-        return teacher.view
 
     # The graph
 
@@ -200,7 +180,8 @@ class Collaboration(pl.LightningModule):
                 raise EnvError(f"agents.{name}: {error}") from None
         check_trainer(self.trainer)
         if stage == "fit":
-            self._check_fit()
+            check_trained(self.agents, self.playing, self.transfers, self.trainer.callbacks)  # type: ignore[attr-defined]
+            check_monitors(self.trainer, self._names())
         self.run_folder = run_folder(self.trainer)
 
     def _say_how_agents_begin(self) -> None:
@@ -208,23 +189,6 @@ class Collaboration(pl.LightningModule):
         for name, agent in self.agents.items():
             if agent.begun and not self.env_steps[name]:
                 rank_zero_info("agents.%s %s", name, agent.begun)
-
-    def _check_fit(self) -> None:
-        if not self.playing:
-            raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
-        check_monitors(self.trainer, self._names())
-        switched = {c.what for c in self.trainer.callbacks if isinstance(c, TransferSwitch)}  # type: ignore[attr-defined]
-        for transfer in self.transfers:
-            for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
-                if needed and what not in switched:
-                    raise ConfigError(
-                        f"transfer {transfer.name}: no callback switches {what} on; add AlignmentSchedule and "
-                        "DistillationSchedule of cdrl_pl.callbacks to trainer.callbacks"
-                    )
-            if self.agents[student := transfer.config.student].learner is None:
-                rank_zero_info(
-                    "%s is certificated: %s aligns to it, and past T2 distils nothing into it", student, transfer.name
-                )
 
     # Learning
 
@@ -403,18 +367,15 @@ class Collaboration(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Writes every score of the test, with its protocol, to ``scores.json`` in the run folder, and shows them."""
-        if not self.trainer.is_global_zero:
-            return
-        console = Console()
-        console.print(table(self.evaluator.scores, self.evaluator.seconds))
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.evaluator.save(self.run_folder, self.env_steps)
-            console.print(Text(f"scores in {self.run_folder / SCORES}"), soft_wrap=True)
+        if self.trainer.is_global_zero:
+            self.evaluator.show()
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self.evaluator.save(self.run_folder, self.env_steps)
 
     def on_validation_epoch_end(self) -> None:
         """Shows every score."""
         if self.trainer.is_global_zero and self.evaluator.scores:
-            Console().print(table(self.evaluator.scores, self.evaluator.seconds))
+            self.evaluator.show()
 
     def predict_step(self, batch: EvaluationJob, batch_idx: int) -> str:
         """Records one episode of one agent as a video below the run folder; returns its path."""
@@ -424,19 +385,7 @@ class Collaboration(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Clocks (ints), recent episodes and the teachers' recurrent states; weights and optimizers are Lightning's."""
-        checkpoint[CHECKPOINT] = {
-            "format": FORMAT,
-            "env_steps": dict(self.env_steps),
-            "policy_version": self.policy_version,
-            "epoch_over": self.epoch_over,
-            "run_log": self.run_log.state_dict(),
-            "optimizers": list(self._optimizers.names),
-            "tasks": {name: task_record(self.agents[name]) for name in self.playing},
-            "transfers": {
-                t.name: {"teacher_states": dict(t.teacher.states), "weighting": t.weighting.state_dict()}
-                for t in self.transfers
-            },
-        }
+        checkpoint[CHECKPOINT] = state_of(self, list(self._optimizers.names))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from ``on_save_checkpoint``.
@@ -444,26 +393,4 @@ class Collaboration(pl.LightningModule):
         Raises:
             ConfigError: the checkpoint is of another graph, or of another version of this program.
         """
-        state = checkpoint.get(CHECKPOINT)
-        if state is None or state.get("format") != FORMAT:
-            found = "no checkpoint of this program" if state is None else f"of format {state.get('format', 1)}"
-            raise ConfigError(f"the checkpoint is {found}; only format {FORMAT} can be resumed (cdrl-pl 0.1 wrote 1)")
-        check_same_graph(
-            {what: list(state[what]) for what in ("env_steps", "transfers", "optimizers")},
-            {
-                "env_steps": list(self.env_steps),
-                "transfers": list(self._transfers),
-                "optimizers": list(self._optimizers.named(self.agents, self.transfers)),
-            },
-        )
-        check_same_tasks(state["tasks"], {name: task_record(self.agents[name]) for name in self.playing})
-        by_name = dict(zip(state["optimizers"], checkpoint["optimizer_states"], strict=True))
-        names = self._optimizers.named(self.agents, self.transfers)
-        checkpoint["optimizer_states"] = [by_name[name] for name in names]  # Lightning hands them out by position
-        self.env_steps = {name: state["env_steps"][name] for name in self.env_steps}
-        self.policy_version, self.epoch_over = state["policy_version"], state.get("epoch_over", False)
-        self.run_log.load_state_dict(state["run_log"])
-        for transfer in self.transfers:
-            saved = state["transfers"][transfer.name]
-            transfer.teacher.states = dict(saved["teacher_states"])
-            transfer.weighting.load_state_dict(saved["weighting"])
+        restore(self, checkpoint, list(self._optimizers.named(self.agents, self.transfers)))

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.text import Text
+
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.envs import with_noops
-from cdrl_pl.evaluation.display import EvaluationDisplay
+from cdrl_pl.evaluation.display import EvaluationDisplay, table
 from cdrl_pl.evaluation.evaluate import Played, evaluate
 from cdrl_pl.evaluation.score import SCORES, Score, save_scores, score_record
 from cdrl_pl.evaluation.video import save_episode
@@ -92,8 +95,12 @@ class Evaluator:
         self._noop_max[job.agent] = job.noop_max
         return score
 
+    def show(self) -> None:
+        """Prints every score as a table."""
+        Console().print(table(self.scores, self.seconds))
+
     def save(self, folder: Path, env_steps: Mapping[str, int]) -> None:
-        """Writes every score, with its protocol, to ``folder/scores.json``.
+        """Writes every score, with its protocol, to ``folder/scores.json``, and says so.
 
         Args:
             folder: of the run.
@@ -105,6 +112,7 @@ class Evaluator:
             learned = agent.certificated_at if agent.learner is None else env_steps[name]
             records[name] = score_record(with_noops(agent.env, self._noop_max[name]), learned, evaluation)
         save_scores(folder / SCORES, records)
+        Console().print(Text(f"scores in {folder / SCORES}"), soft_wrap=True)
 
     def record(self, job: EvaluationJob, folder: Path) -> str:
         """Records one sampled episode as a video below ``folder``; returns its path."""

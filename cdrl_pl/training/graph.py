@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import nn
 
 from cdrl_pl.agents.agent import Agent
@@ -14,10 +16,12 @@ from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.agents.student import LearnerConfig, Student
 from cdrl_pl.agents.warm_start import warm_started
 from cdrl_pl.checks import ConfigError
-from cdrl_pl.envs import EnvConfig
+from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.presets import Preset
-from cdrl_pl.transfer.transfer import TransferConfig
+from cdrl_pl.training.switches import TransferSwitch
+from cdrl_pl.transfer.observations import seen_by_teacher
+from cdrl_pl.transfer.transfer import Transfer, TransferConfig
 from cdrl_pl.transfer.weighting import TeacherWeights
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an agent, as log columns and folders carry it
@@ -164,3 +168,49 @@ def _check_weighting(agents: dict[str, AgentConfig], transfers: list[TransferCon
                     f"agents.{name}.teacher_weights.by is 'value'; it needs preset_overrides.distill_step: joint, "
                     "since a separate step has no weight"
                 )
+
+
+def teachers_view(config: TransferConfig, agents: Mapping[str, Agent]) -> tuple[View, EnvSpec] | None:
+    """The view through which a transfer's teacher reads where it is not the student's, and the student's game in it.
+
+    Args:
+        config: of the transfer.
+        agents: by name.
+    """
+    if config.observations != "none":
+        return None
+    teacher, student = agents[config.teaching_agent], agents[config.student]
+    seen = seen_by_teacher(teacher, student)
+    if seen is None and teacher.view != student.view:
+        rank_zero_info("transfer %s: the teacher reads what the student sees", config.name)
+    return None if seen is None else (teacher.view, seen)
+
+
+def check_trained(
+    agents: Mapping[str, Agent], playing: Mapping[str, Agent], transfers: Sequence[Transfer], callbacks: Sequence[Any]
+) -> None:
+    """Refuses to fit what has nothing to learn, and transfers that no callback switches on.
+
+    Args:
+        agents: by name.
+        playing: those that play.
+        transfers: between them.
+        callbacks: of the trainer.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if not playing:
+        raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
+    switched = {callback.what for callback in callbacks if isinstance(callback, TransferSwitch)}
+    for transfer in transfers:
+        for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
+            if needed and what not in switched:
+                raise ConfigError(
+                    f"transfer {transfer.name}: no callback switches {what} on; add AlignmentSchedule and "
+                    "DistillationSchedule of cdrl_pl.callbacks to trainer.callbacks"
+                )
+        if agents[student := transfer.config.student].learner is None:
+            rank_zero_info(
+                "%s is certificated: %s aligns to it, and past T2 distils nothing into it", student, transfer.name
+            )

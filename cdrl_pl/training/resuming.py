@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the graph that a config describes: by names, never by position."""
+"""What the root module keeps in a checkpoint, and goes on from: matched by names, never by position."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from cdrl_pl.agents.agent import Agent
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import resolve
 
+CHECKPOINT = "collaboration"  # the key of what the root module adds to a checkpoint
+FORMAT = 3  # of that; 1 was that of version 0.1, 2 had no views
 WHAT = {"env_steps": "agents that play", "transfers": "transfers", "optimizers": "optimizers"}
 THE_TASK = (
     "id",
@@ -60,3 +62,55 @@ def check_same_tasks(saved: Mapping[str, Mapping[str, Any]], here: Mapping[str, 
             if option in THE_TASK:
                 raise ConfigError(f"{said}; a run goes on in the same task only")
             rank_zero_warn(f"{said}; the curve goes on in a task that has changed")
+
+
+def state_of(module: Any, optimizers: list[str]) -> dict[str, Any]:
+    """What a run goes on from beside weights and the optimizers' states: clocks, the log, the teachers' memories.
+
+    Args:
+        module: the root module, a ``Collaboration``.
+        optimizers: their names, in the order in which Lightning keeps their states.
+    """
+    return {
+        "format": FORMAT,
+        "env_steps": dict(module.env_steps),
+        "policy_version": module.policy_version,
+        "epoch_over": module.epoch_over,
+        "run_log": module.run_log.state_dict(),
+        "optimizers": optimizers,
+        "tasks": {name: task_record(agent) for name, agent in module.playing.items()},
+        "transfers": {
+            t.name: {"teacher_states": dict(t.teacher.states), "weighting": t.weighting.state_dict()}
+            for t in module.transfers
+        },
+    }
+
+
+def restore(module: Any, checkpoint: dict[str, Any], optimizers: list[str]) -> None:
+    """Goes on from ``state_of``, and puts the optimizers' states into the order in which Lightning hands them out.
+
+    Args:
+        module: the root module, a ``Collaboration``.
+        checkpoint: the whole of it.
+        optimizers: names of the graph's optimizers, in that order.
+
+    Raises:
+        ConfigError: the checkpoint is of another graph, or of another version of this program.
+    """
+    state = checkpoint.get(CHECKPOINT)
+    if state is None or state.get("format") != FORMAT:
+        found = "no checkpoint of this program" if state is None else f"of format {state.get('format', 1)}"
+        raise ConfigError(f"the checkpoint is {found}; only format {FORMAT} can be resumed (cdrl-pl 0.1 wrote 1)")
+    transfers = {transfer.name: transfer for transfer in module.transfers}
+    here = {"env_steps": list(module.env_steps), "transfers": list(transfers), "optimizers": optimizers}
+    check_same_graph({what: list(state[what]) for what in here}, here)
+    check_same_tasks(state["tasks"], {name: task_record(agent) for name, agent in module.playing.items()})
+    by_name = dict(zip(state["optimizers"], checkpoint["optimizer_states"], strict=True))
+    checkpoint["optimizer_states"] = [by_name[name] for name in optimizers]
+    module.env_steps = {name: state["env_steps"][name] for name in module.env_steps}
+    module.policy_version, module.epoch_over = state["policy_version"], state.get("epoch_over", False)
+    module.run_log.load_state_dict(state["run_log"])
+    for name, transfer in transfers.items():
+        saved = state["transfers"][name]
+        transfer.teacher.states = dict(saved["teacher_states"])
+        transfer.weighting.load_state_dict(saved["weighting"])
