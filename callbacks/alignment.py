@@ -7,6 +7,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from cdrl_pl import metric_names
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.class_paths import is_class_path
 from cdrl_pl.storage.atomic import check_below
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.transfer.alignment_file import save_alignment
@@ -28,8 +29,12 @@ class StoredAlignment(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses a graph in which no F is trained."""
         assert isinstance(pl_module, Collaboration)
-        if stage == "fit" and not any(t.alignment.trainable for t in pl_module.transfers):
+        trained = [transfer for transfer in pl_module.transfers if transfer.alignment.trainable]
+        if stage == "fit" and not trained:
             raise ConfigError("StoredAlignment: no transfer has an alignment function to train")
+        for transfer in trained:
+            if is_class_path(kind := transfer.config.alignment.kind):
+                raise ConfigError(f"StoredAlignment: {transfer.name} has alignment.kind {kind}; only 'deep' is stored")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the files."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,8 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.class_paths import is_class_path, made
 from cdrl_pl.normaliser import Normaliser
 from cdrl_pl.types import PolicyOutput
+
+TRUNKS = ("conv", "residual", "mlp")
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    # in place, ELU's gradient comes from its output, without another exp
+    "elu": lambda: nn.ELU(inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+}
 
 
 @dataclass
@@ -22,37 +32,54 @@ class NetworkConfig:
 
     Attributes:
         trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" has the same stages with a residual
-            block each, "mlp" is for vector observations.
+            block each, "mlp" is for vector observations; or the class path of a torch module of your own, made as
+            Trunk(obs_shape, **trunk_options), which gives features [N, D] of float32 observations [N, *obs_shape].
         channels: Feature maps of every convolution.
         depth: Number of convolutions (stages), or of fully connected layers of the MLP.
         hidden: Width of every layer of the MLP, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
+        activation: "elu" (the paper's), "relu" or "tanh", after every convolution and layer of the trunk.
+        value: "shared" reads the value off the policy's features (the paper's), "own" has a trunk of the same structure
+            for it; only without memory.
         normalise: Reads vectors in units of their mean and standard deviation over all that the agent has learned from.
             These are kept with its weights: in checkpoints, and, as they were last, in its certificate.
+        trunk_options: Keywords of a trunk of your own.
     """
 
-    trunk: Literal["conv", "residual", "mlp"] = "conv"
+    trunk: str = "conv"
     channels: int = 32
     depth: int = 4
     hidden: int = 256
     lstm: int = 256
+    activation: Literal["elu", "relu", "tanh"] = "elu"
+    value: Literal["shared", "own"] = "shared"
     normalise: bool = False
+    trunk_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = (("channels", 1), ("depth", 1), ("hidden", 1), ("lstm", 0))
-        rows = [("trunk", self.trunk in ("conv", "residual", "mlp"), "conv, residual or mlp")]
-        rows += [("normalise", not self.normalise or self.trunk == "mlp", "false but for the trunk mlp")]
+        own = is_class_path(self.trunk)
+        rows = [
+            ("trunk", own or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
+            ("trunk_options", own or not self.trunk_options, "empty, but for a trunk by class path"),
+            ("activation", self.activation in ACTIVATIONS, " or ".join(ACTIVATIONS)),
+            ("value", self.value in ("shared", "own"), "shared or own"),
+            ("value", self.value == "shared" or not self.lstm, "shared, but for lstm 0"),
+            ("normalise", not self.normalise or self.trunk == "mlp", "false but for the trunk mlp"),
+        ]
         rows += [(name, getattr(self, name) >= least, f"{least} or more") for name, least in sizes]
         check_options("network.", self, rows)
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
+        first = activation()
+        first.inplace = False  # type: ignore[assignment]  # what it reads is added to the result
         self.body = nn.Sequential(
-            nn.ELU(),
+            first,
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ELU(inplace=True),
+            activation(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -67,25 +94,49 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
     Raises:
         ConfigError: where the trunk cannot read such observations.
     """
+    if is_class_path(config.trunk):
+        return _own_trunk(config, obs_shape)
     images = len(obs_shape) == 3
     if images == (config.trunk == "mlp"):
         allowed = "conv or residual" if images else "mlp"
         raise ConfigError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
     layers: list[nn.Module] = []
+    activation = ACTIVATIONS[config.activation]
     if config.trunk == "mlp":
         width = math.prod(obs_shape)
         for _ in range(config.depth):
-            layers += [nn.Linear(width, config.hidden), nn.ELU(inplace=True)]
+            layers += [nn.Linear(width, config.hidden), activation()]
             width = config.hidden
         return nn.Sequential(nn.Flatten(), *layers), width
     channels, height, width = obs_shape
     for _ in range(config.depth):
         layers.append(nn.Conv2d(channels, config.channels, 3, stride=2, padding=1))
         if config.trunk == "residual":
-            layers.append(_Residual(config.channels))
-        layers.append(nn.ELU(inplace=True))  # in place, its gradient comes from its output, without another exp
+            layers.append(_Residual(config.channels, activation))
+        layers.append(activation())
         channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
     return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+
+
+def _own_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    trunk = made("network.trunk", config.trunk, config.trunk_options, obs_shape)
+    wrong = f"network.trunk is {config.trunk!r}, which"
+    if not isinstance(trunk, nn.Module):
+        raise ConfigError(f"{wrong} makes a {type(trunk).__name__}; it must be a torch.nn.Module")
+    if next(trunk.parameters(), None) is None:
+        raise ConfigError(f"{wrong} has no parameters; it must have some")
+    before = [buffer.clone() for buffer in trunk.buffers()]
+    with torch.no_grad():
+        features = trunk(torch.zeros(2, *obs_shape))
+    if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != 2:
+        shown = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise ConfigError(f"{wrong} gives {shown} of observations (2, {str(obs_shape)[1:]}; it must be (2, D)")
+    if not all(torch.equal(old, new) for old, new in zip(before, trunk.buffers(), strict=True) if not old.is_meta):
+        raise ConfigError(
+            f"{wrong} changes buffers as it reads (batch normalisation?), so that what it says hangs on what was read "
+            "before; LayerNorm and the like do not"
+        )
+    return trunk, features.shape[1]
 
 
 class PolicyNetwork(nn.Module):
@@ -105,6 +156,7 @@ class PolicyNetwork(nn.Module):
         self.config, self.obs_shape, self.num_actions = config, tuple(obs_shape), num_actions
         self.state_size = 2 * config.lstm
         self.trunk, features = build_trunk(config, self.obs_shape)
+        self.value_trunk = build_trunk(config, self.obs_shape)[0] if config.value == "own" else None
         self.normaliser = Normaliser(math.prod(obs_shape)) if config.normalise else None
         self.lstm = nn.LSTM(features, config.lstm) if config.lstm else None
         width = config.lstm or features
@@ -112,8 +164,8 @@ class PolicyNetwork(nn.Module):
         self.value_head = nn.Linear(width, 1)
         self.distill_head = nn.Linear(width, num_actions)
         self._initialise()
-        if config.trunk != "mlp":
-            self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.trunk in ("conv", "residual"):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -122,15 +174,17 @@ class PolicyNetwork(nn.Module):
         PyTorch's default shrinks it at every layer: on Pong's screens the trunk's features then differ by 0.001 between
         states, beside a constant of 0.04 that the background gives. Here the first filters of an image trunk sum to
         zero, so a plain background gives nothing, and are 5 times orthogonal: the features differ by about 0.06.
+        A trunk of the user's own starts as it was made.
         """
-        for module in self.trunk.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.orthogonal_(module.weight, math.sqrt(2.0))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        first = next(iter(self.trunk.children()))
-        if isinstance(first, nn.Conv2d):
-            first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
+        for trunk in () if is_class_path(self.config.trunk) else filter(None, (self.trunk, self.value_trunk)):
+            for module in trunk.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.orthogonal_(module.weight, math.sqrt(2.0))
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+            first = next(trunk.children())
+            if isinstance(first, nn.Conv2d):
+                first.weight.sub_(first.weight.mean((1, 2, 3), keepdim=True)).mul_(5.0)
         if self.lstm is not None:
             forget = slice(self.config.lstm, 2 * self.config.lstm)
             self.lstm.get_parameter("bias_ih_l0")[forget] = 1.0  # forget gates start open
@@ -142,18 +196,25 @@ class PolicyNetwork(nn.Module):
         """Zeros [B, S]."""
         return torch.zeros(copies, self.state_size, device=device)
 
-    def _see(self, obs: Tensor) -> Tensor:
-        """The trunk's features [N, D] of obs [N, *observation]."""
-        dtype = next(self.trunk.parameters()).dtype
+    def _see(self, obs: Tensor, trunk: nn.Module) -> Tensor:
+        """A trunk's features [N, D] of obs [N, *observation]."""
+        dtype = next(trunk.parameters()).dtype
         if self.normaliser is not None:
             obs = self.normaliser(obs)
-        features: Tensor = self.trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
+        features: Tensor = trunk(obs.to(dtype).div_(255.0) if obs.dtype == torch.uint8 else obs.to(dtype))
         return features
+
+    def _valued(self, obs: Tensor, hidden: Tensor) -> Tensor:
+        """What the value is read off: the policy's features ``hidden``, or those [*, D] of its own trunk."""
+        if self.value_trunk is None:
+            return hidden
+        features = self._see(obs, self.value_trunk).float()
+        return features.view(*hidden.shape[:-1], -1)
 
     def features(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """obs [T, B, *obs], state [B, S], resets [T, B] (on the host) -> features [T, B, D] after the memory, state."""
         steps, copies = resets.shape
-        hidden = self._see(obs.flatten(0, 1)).view(steps, copies, -1)
+        hidden = self._see(obs.flatten(0, 1), self.trunk).view(steps, copies, -1)
         if self.lstm is None:
             return hidden.float(), state
         width = self.config.lstm
@@ -178,19 +239,21 @@ class PolicyNetwork(nn.Module):
             resets: [T, B] bool, on the host.
         """
         hidden, state = self.features(obs, state, resets)
+        valued = self._valued(obs.flatten(0, 1), hidden)
         with torch.autocast(hidden.device.type, enabled=False):  # heads in fp32: bf16 logits are too coarse to sample
             return PolicyOutput(
-                self.policy_head(hidden), self.distill_head(hidden), self.value_head(hidden).squeeze(-1), state
+                self.policy_head(hidden), self.distill_head(hidden), self.value_head(valued).squeeze(-1), state
             )
 
     def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
-        hidden = self._see(obs)
+        hidden = self._see(obs, self.trunk)
         if self.lstm is not None:
             hidden, state = self._remember(hidden, state.masked_fill(resets.unsqueeze(-1), 0.0))
         hidden = hidden.float()
+        valued = self._valued(obs, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.policy_head(hidden), self.value_head(hidden).squeeze(-1), state
+            return self.policy_head(hidden), self.value_head(valued).squeeze(-1), state
 
     def _remember(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the LSTM, x [B, D] -> h [B, W], state [B, S]; the state stays in fp32.
@@ -215,6 +278,8 @@ class PolicyNetwork(nn.Module):
     def to_bf16(self) -> PolicyNetwork:
         """Trunk and memory in bfloat16, heads in fp32: autocast would cast every weight at every step."""
         self.trunk.bfloat16()
+        if self.value_trunk is not None:
+            self.value_trunk.bfloat16()
         if self.lstm is not None:
             self.lstm.bfloat16()
         return self

@@ -1,11 +1,13 @@
 """A certificated teacher: a folder with ``weights.safetensors`` and ``certificate.json``.
 
-Nothing in either file is executed or names anything to import. The certificate carries the SHA-256 of the weights file.
+Nothing in either file is executed, and nothing that it names is imported but from modules that the user trusts. The
+certificate carries the SHA-256 of the weights file.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from cdrl_pl.class_paths import is_class_path, is_within
 from cdrl_pl.envs import EnvConfig, EnvSpec, renamed, resolve
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
@@ -82,16 +85,55 @@ def save_certificate(
     certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
     write_whole(folder / WEIGHTS, weights)
     write_json(folder / CERTIFICATE, asdict(certificate))
-    stored, _ = load_certificate(folder)  # what was written is read back before it is called stored
+    own = named_modules(certificate)
+    stored, _ = load_certificate(folder, tuple(own))  # what was written is read back before it is called stored
     return stored
 
 
-def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]]:
+def named_modules(certificate: Certificate) -> dict[str, str]:
+    """The modules that a certificate names, and what each is for: of its trunk, of its environment, of its wrappers."""
+    named, training = {}, certificate.training
+    if is_class_path(trunk := certificate.network.trunk):
+        named[trunk.rpartition(".")[0]] = "network.trunk"
+    if isinstance(module := training.get("module"), str):
+        named.setdefault(module, "env.id")
+    for wrapper in wrappers if isinstance(wrappers := training.get("wrappers"), list) else []:
+        path = next(iter(wrapper), "") if isinstance(wrapper, dict) else wrapper
+        named.setdefault(str(path).rpartition(".")[0], "env.wrappers")
+    return named
+
+
+def load_certificate(folder: str | Path, trust: Sequence[str] = ()) -> tuple[Certificate, dict[str, Tensor]]:
     """The certificate and the weights of a teacher, verified.
+
+    Args:
+        folder: of the teacher.
+        trust: packages from which what the certificate names may be imported.
 
     Raises:
         CertificateError: a file is missing or malformed, the checksum does not match, or the weights are not of the
-            network that the certificate names.
+            network that the certificate names; its trunk is a class that is not in ``trust``.
+    """
+    certificate = read_certificate(folder)
+    trunk, folder = certificate.network.trunk, Path(folder)
+    if is_class_path(trunk) and not is_within(module := trunk.rpartition(".")[0], trust):
+        raise CertificateError(
+            f"{folder / CERTIFICATE}: network.trunk is {trunk!r}, which is not imported unasked: name its module as "
+            f"the agent's trust (--trust {module} beside --teacher)"
+        )
+    weights = read_verified(folder / WEIGHTS, certificate.sha256, EXPECTED)
+    _check_shapes(folder / WEIGHTS, certificate)
+    return certificate, load_tensors(weights)
+
+
+def read_certificate(folder: str | Path) -> Certificate:
+    """The certificate alone, checked in its form; nothing that it names is imported.
+
+    Args:
+        folder: of the teacher.
+
+    Raises:
+        CertificateError: the file is missing or malformed.
     """
     folder = Path(folder)
     text = read(folder / CERTIFICATE, EXPECTED)
@@ -122,9 +164,7 @@ def load_certificate(folder: str | Path) -> tuple[Certificate, dict[str, Tensor]
         raise CertificateError(
             f"{folder / CERTIFICATE} is not a certificate: {type(error).__name__}: {error}"
         ) from None
-    weights = read_verified(folder / WEIGHTS, certificate.sha256, EXPECTED)
-    _check_shapes(folder / WEIGHTS, certificate)
-    return certificate, load_tensors(weights)
+    return certificate
 
 
 def _check_shapes(path: Path, certificate: Certificate) -> None:

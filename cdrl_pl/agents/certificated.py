@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
@@ -10,21 +11,50 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from cdrl_pl.agents.certificate import load_certificate
+from cdrl_pl.agents.certificate import load_certificate, named_modules
 from cdrl_pl.agents.student import LearnerConfig
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.class_paths import is_within
 from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe, resolve
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.types import PolicyOutput, Rollout
 
 
-class CertificatedAgent(pl.LightningModule):
+class FrozenAgent(pl.LightningModule):
+    """An agent that does not learn."""
+
+    learner: LearnerConfig | None = None
+    begun = ""
+    network: PolicyNetwork
+
+    def learning(self, env_steps: int) -> list[nn.Parameter]:
+        """Nothing."""
+        return []
+
+    def forward(self, rollout: Rollout) -> PolicyOutput:
+        """The network over all T+1 rows of a rollout."""
+        with torch.no_grad():
+            output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
+        return output.masked(rollout.masks)
+
+    def reinforcement_losses(
+        self,
+        output: PolicyOutput,
+        rollout: Rollout,
+        time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
+        env_steps: int = 0,
+    ) -> None:
+        """None: it does not learn."""
+
+
+class CertificatedAgent(FrozenAgent):
     """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
 
     Args:
         folder: of the teacher, with both files.
         actions: which of its own actions each action plays, by index; null: its own.
         env: the task it plays; null: the one it was certificated on.
+        trust: packages from which what the certificate names may be imported.
 
     Raises:
         CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
@@ -32,17 +62,18 @@ class CertificatedAgent(pl.LightningModule):
         EnvError: ``env`` cannot be used, or the policy does not fit it.
     """
 
-    learner: LearnerConfig | None = None
-    begun = ""
-
     def __init__(
-        self, folder: str | Path, actions: tuple[int, ...] | None = None, env: EnvConfig | None = None
+        self,
+        folder: str | Path,
+        actions: tuple[int, ...] | None = None,
+        env: EnvConfig | None = None,
+        trust: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.certificate, weights = load_certificate(folder)
+        self.certificate, weights = load_certificate(folder, trust)
         env_steps = self.certificate.training.get("env_steps")
         self.certificated_at: int | None = env_steps if isinstance(env_steps, int) else None
-        self.env, self.spec = self.certificate.env, self.certificate.spec
+        self.env, self.spec = self._trusted_env(trust), self.certificate.spec
         self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
         self.network.load_state_dict(weights)
         if actions is not None:
@@ -56,8 +87,17 @@ class CertificatedAgent(pl.LightningModule):
         self.view, self.game = played.view, played.id.rpartition(":")[2]
         self.requires_grad_(False)
 
+    def _trusted_env(self, trust: Sequence[str]) -> EnvConfig:
+        """The certificate's task, with the module that registers it and its wrappers where all of them are trusted."""
+        env, training = self.certificate.env, self.certificate.training
+        named = named_modules(self.certificate)
+        if not named or not all(is_within(module, trust) for module, what in named.items() if what != "network.trunk"):
+            return env
+        module = training.get("module")
+        return replace(env, id=f"{module}:{env.id}" if module else env.id, wrappers=tuple(training.get("wrappers", ())))
+
     def check_playable(self) -> None:
-        """Refuses to play a task that a module would have to register, which a certificate never imports.
+        """Refuses to play a task that a module would have to register, which is not trusted.
 
         (A teacher whose task is not played needs no such module.)
 
@@ -67,8 +107,8 @@ class CertificatedAgent(pl.LightningModule):
         wrappers = self.certificate.training.get("wrappers")
         if wrappers and not self.env.wrappers and self.game == self.certificate.env.id:
             raise EnvError(
-                f"{self.env.id} was played within the wrappers {wrappers!r}, which a certificate never imports: "
-                "name them as its env.wrappers"
+                f"{self.env.id} was played within the wrappers {wrappers!r}, which are not imported unasked: "
+                "name their modules as its trust (--trust A,B beside --teacher), or them as its env.wrappers"
             )
         try:
             resolve(self.env)
@@ -76,8 +116,8 @@ class CertificatedAgent(pl.LightningModule):
             if (module := self.certificate.training.get("module")) is None:
                 raise
             raise EnvError(
-                f"{self.env.id} was registered by the module {module!r}, which a certificate never imports: name both "
-                f"as its env, {module}:{self.env.id} (of test: --env {module}:{self.env.id})"
+                f"{self.env.id} was registered by the module {module!r}, which is not imported unasked: name it as its "
+                f"trust (--trust {module} beside --teacher), or both as its env, {module}:{self.env.id}"
             ) from error
 
     def _relabel(self, actions: tuple[int, ...]) -> None:
@@ -102,33 +142,14 @@ class CertificatedAgent(pl.LightningModule):
             weights[f"{head}.bias"] = weights[f"{head}.bias"][index] - share
         self.network.load_state_dict(weights)
 
-    def learning(self, env_steps: int) -> list[nn.Parameter]:
-        """Nothing."""
-        return []
-
-    def forward(self, rollout: Rollout) -> PolicyOutput:
-        """The network over all T+1 rows of a rollout."""
-        with torch.no_grad():
-            output: PolicyOutput = self.network(rollout.obs, rollout.state, rollout.resets)
-        return output.masked(rollout.masks)
-
-    def reinforcement_losses(
-        self,
-        output: PolicyOutput,
-        rollout: Rollout,
-        time_limit: Literal["bootstrap", "terminal"] = "bootstrap",
-        env_steps: int = 0,
-    ) -> None:
-        """None: it does not learn."""
-
 
 def _with_own_options(certificated: EnvConfig, given: EnvConfig) -> EnvConfig:
     """The task that is given, seen as in the certificate's; where it is the same, all that is not given is its own."""
-    if given.id.rpartition(":")[2] != certificated.id:
+    if given.id.rpartition(":")[2] != certificated.id.rpartition(":")[2]:
         return replace(given, view=given.view or certificated.view)
     plain = EnvConfig(given.id)
     changed = {f.name: v for f in fields(given) if (v := getattr(given, f.name)) != getattr(plain, f.name)}
-    return replace(certificated, id=given.id, **changed)
+    return replace(certificated, **{**changed, "id": given.id if ":" in given.id else certificated.id})
 
 
 def _check_fits(folder: str | Path, policy: EnvSpec, task: str, env: EnvSpec) -> None:

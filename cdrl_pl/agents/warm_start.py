@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,9 @@ from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 HEADS = ("policy_head", "distill_head")  # whose sizes are the task's numbers of actions
 
 
-def warm_started(folder: str, env: EnvConfig, network: NetworkConfig, learner: LearnerConfig) -> Student:
+def warm_started(
+    folder: str, env: EnvConfig, network: NetworkConfig, learner: LearnerConfig, trust: Sequence[str] = ()
+) -> Student:
     """A student that begins with a certificate's weights, and sees its game as the certificate's agent did.
 
     Args:
@@ -25,13 +27,14 @@ def warm_started(folder: str, env: EnvConfig, network: NetworkConfig, learner: L
         env: the task; where it has no view, the certificate's is its own.
         network: the default, or the certificate's, which it is in any case.
         learner: settings of the reinforcement loss and of the optimizer.
+        trust: packages from which what the certificate names may be imported.
 
     Raises:
         CertificateError: the folder is not a teacher.
         ConfigError: another network than the certificate's, or observations that its network cannot read.
         EnvError: the environment cannot be used.
     """
-    certificate, weights = load_certificate(folder)
+    certificate, weights = load_certificate(folder, trust)
     if network not in (NetworkConfig(), certificate.network):
         raise ConfigError(
             f"network is {network}; init is {folder!r}, whose network it has; leave it out: {certificate.network}"

@@ -26,6 +26,7 @@ from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imp
 from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
 from cdrl_pl.cli.quiet import quiet
 from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
+from cdrl_pl.cli.trust import ask_for_trust
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.shipped import located
 from cdrl_pl.storage.checkpoints import is_whole, saved
@@ -41,7 +42,7 @@ OWN = (
     "MASTER_PORT",
 )  # fmt: skip
 PRINT, PRINT_FLAGS = "--print_config", ("skip_default", "skip_unset")
-TEACHER, ENV, IMPORTS = "--teacher", "--env", "--imports"
+TEACHER, ENV, TRUST, IMPORTS = "--teacher", "--env", "--trust", "--imports"
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -86,15 +87,17 @@ def _restricted(arguments: list[str]) -> list[str]:
 
 
 def _as_graph(arguments: list[str]) -> list[str]:
-    """``--teacher FOLDER [--env ID]`` spelled out: the graph of one frozen agent, which plays that task."""
-    values, rest = _take(arguments, TEACHER, ENV)
+    """``--teacher FOLDER [--env ID] [--trust A,B]`` spelled out: a graph of one frozen agent, which plays that task."""
+    values, rest = _take(arguments, TEACHER, ENV, TRUST)
     if not values:
         return arguments
     if TEACHER not in values:
-        refuse(f"{ENV} is of {TEACHER}; other agents have their environment in the config")
+        refuse(f"{next(iter(values))} is of {TEACHER}; in a config it is an option of an agent")
     agent: dict[str, Any] = {"certificate": values[TEACHER]}
     if ENV in values:
         agent["env"] = {"id": values[ENV]}
+    if TRUST in values:
+        agent["trust"] = [name.strip() for name in values[TRUST].split(",")]
     return [*rest[:1], f"--model.agents={json.dumps({'teacher': agent})}", *rest[1:]]
 
 
@@ -146,6 +149,7 @@ class CLI(LightningCLI):
         with clean_errors():
             check_trainer_options(settings.trainer.get)
             _check_found(settings.model, files)
+            ask_for_trust(settings.model.agents, plays=self.config.subcommand != "fit")
 
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
         """Adds the callbacks that every training needs, where the config names none of their class."""

@@ -39,6 +39,7 @@ SHORT = {
     "--devices": Short("N", "devices to train on; with --trainer.strategy ddp for several", "--trainer.devices"),
     "--teacher": Short("F", "(test, validate, predict) a certificated teacher's folder instead of a config ..."),
     "--env": Short("ID", "... and the task it plays, its own unless given"),
+    "--trust": Short("A,B", "... and packages from which what its certificate names may be imported"),
     "--episodes": Short(
         "N", "(test, validate) episodes per agent and way of choosing actions", "--data.evaluation_episodes"
     ),

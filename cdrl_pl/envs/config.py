@@ -35,8 +35,8 @@ class EnvConfig:
             cropped first), and of a certificated agent in another game its own.
         kwargs: Further keyword arguments of gymnasium.make. Not for Atari.
         wrappers: Gymnasium wrappers around the environment, the innermost first, as module.Class or {module.Class:
-            {keyword: value}}. Each is imported; a certificate never imports them, so that whoever plays it names them
-            again. Not for Atari.
+            {keyword: value}}. Each is imported; a certificate's are not, unless who plays it names them again or
+            trusts their modules. Not for Atari.
         action_mask: The game says with every observation which actions may be played, in info["action_mask"] or under
             the key action_mask of Dict observations; nothing else is then played, nor learned. Not for Atari.
         fire_on_reset: Presses FIRE for a decision where a game begins or a life has been lost, in games that have it.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.agents.certificated import CertificatedAgent
+from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.agents.student import LearnerConfig, Student
 from cdrl_pl.agents.warm_start import warm_started
 from cdrl_pl.checks import ConfigError
@@ -23,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # of an agent, as log columns and folders 
 
 @dataclass
 class AgentConfig:
-    """One agent: either learning in ``env``, or a frozen expert from ``certificate``.
+    """One agent: either learning in ``env``, or a frozen expert: from ``certificate``, or a ``policy`` of your own.
 
     Attributes:
         env: Task that the agent plays. Required of an agent that learns; null for a certificated agent's own task.
@@ -37,6 +39,12 @@ class AgentConfig:
             the number of actions differs. A resumed run has its checkpoint's weights instead.
         actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
             permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
+        trust: Packages from which what the certificate names may be imported: its trunk, the module that registers its
+            environment, its wrappers. Nothing else that a certificate names ever is.
+        policy: Class path of a torch module of your own, a frozen expert in ``env``: made as Policy(obs_shape,
+            **policy_options), it gives logits [N, actions] of float32 observations [N, *obs_shape]; images are scaled
+            to 0..1.
+        policy_options: Keywords of that module.
         teacher_weights: How the student shares its attention among several teachers.
     """
 
@@ -46,6 +54,9 @@ class AgentConfig:
     certificate: str | None = None
     init: str | None = None
     actions: tuple[int, ...] | None = None
+    trust: tuple[str, ...] = ()
+    policy: str | None = None
+    policy_options: dict[str, Any] = field(default_factory=dict)
     teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
 
 
@@ -57,6 +68,14 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
     """
     if config.env is None and config.certificate is None:
         raise ConfigError(f"agents.{name} needs an env or a certificate")
+    if config.certificate is not None and config.policy is not None:
+        raise ConfigError(f"agents.{name} has a certificate and a policy; it must be one of them")
+    if config.trust and config.certificate is None and config.init is None:
+        raise ConfigError(f"agents.{name}.trust is of a certificate (or init); without one, leave it out")
+    if config.init is not None and config.policy is not None:
+        raise ConfigError(f"agents.{name} has init and a policy, which does not learn; it must have one of them")
+    if config.policy_options and config.policy is None:
+        raise ConfigError(f"agents.{name}.policy_options are of a policy; without one, leave them out")
     if config.actions is not None and config.certificate is None:
         raise ConfigError(f"agents.{name}.actions is for certificated agents; one that learns has env.actions")
     if config.init is not None and config.certificate is not None:
@@ -66,10 +85,12 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
         )
     try:
         if config.certificate is not None:
-            return CertificatedAgent(config.certificate, config.actions, config.env)
+            return CertificatedAgent(config.certificate, config.actions, config.env, config.trust)
         assert config.env is not None
+        if config.policy is not None:
+            return OwnPolicy(config.policy, config.policy_options, config.env)
         if config.init is not None:
-            return warm_started(config.init, config.env, config.network, config.learner)
+            return warm_started(config.init, config.env, config.network, config.learner, config.trust)
         return Student(config.env, config.network, config.learner)
     except ConfigError as error:
         raise type(error)(f"agents.{name}: {error}") from None
@@ -116,7 +137,7 @@ def _check_transfers(agents: dict[str, AgentConfig], transfers: list[TransferCon
 def _check_value_first(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
     """Where a value head learns alone, nothing is distilled."""
     for transfer in transfers:
-        config, begins = agents[transfer.student], transfer.schedule(preset).T2
+        config, begins = agents[transfer.student], transfer.schedule(preset, aligns=False).T2
         if config.certificate is None and begins < config.learner.value_first:
             raise ConfigError(
                 f"transfer {transfer.name}: T2 is {begins}, but until {config.learner.value_first} "
@@ -127,7 +148,8 @@ def _check_value_first(agents: dict[str, AgentConfig], transfers: list[TransferC
 
 def _check_weighting(agents: dict[str, AgentConfig], transfers: list[TransferConfig], preset: Preset) -> None:
     """What compares teachers with the student's own rewards needs a student that learns from them."""
-    own = {name for name, config in agents.items() if config.certificate is None and config.learner.reinforce}
+    frozen = {name for name, config in agents.items() if config.certificate is not None or config.policy is not None}
+    own = {name for name, config in agents.items() if name not in frozen and config.learner.reinforce}
     for transfer in transfers:
         if transfer.alarm is not None and transfer.student not in own:
             raise ConfigError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from cdrl_pl import losses
 from cdrl_pl.checks import ConfigError, check_options
+from cdrl_pl.class_paths import is_class_path, made
 from cdrl_pl.distributions import Counts, starts
 from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.presets import Preset
@@ -18,6 +20,8 @@ from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
 from cdrl_pl.transfer.ground_truth import KnownAlignment
 from cdrl_pl.types import masked
 
+KINDS = ("deep", "identity", "known")
+
 
 @dataclass
 class AlignmentConfig:
@@ -25,7 +29,10 @@ class AlignmentConfig:
 
     Attributes:
         kind: "deep" is the alignment network, "identity" passes the teacher's logits on (equal numbers of actions
-            only), "known" is made from the right alignment (both ends in one game), to measure what F is worth.
+            only), "known" is made from the right alignment (both ends in one game), to measure what F is worth; or the
+            class path of a torch module of your own, made as F(teacher_actions, student_actions, **options), which
+            gives logits [..., student_actions] of logits [..., teacher_actions].
+        options: Keywords of an alignment function of your own.
         right: Probability with which a "known" F is right, 0 to 1; else it says any other action.
         exchanged: Names of the teacher's actions for which a "known" F is wrong: their images go round in a cycle.
         hidden: Width of every hidden layer of the alignment network, in units.
@@ -40,7 +47,8 @@ class AlignmentConfig:
             of the paper's offline protocol, Figure 6a); null makes a new one, which is trained from T1 on.
     """
 
-    kind: Literal["deep", "identity", "known"] = "deep"
+    kind: str = "deep"
+    options: dict[str, Any] = field(default_factory=dict)
     right: float = 1.0
     exchanged: list[str] = field(default_factory=list)
     hidden: int = 512
@@ -50,16 +58,13 @@ class AlignmentConfig:
     divergence: losses.Divergence | None = None
     file: str | None = None
 
-    @property
-    def trainable(self) -> bool:
-        """Returns whether there is anything to train."""
-        return self.kind == "deep" and self.file is None
-
     def __post_init__(self) -> None:
         positive = [(name, getattr(self, name) > 0, "above 0") for name in ("hidden", "depth", "lr", "max_grad_norm")]
+        own = is_class_path(self.kind)
         known = f"one of {', '.join(losses.DIVERGENCES)}, or null"
         rows = [
-            ("kind", self.kind in ("deep", "identity", "known"), "deep, identity or known"),
+            ("kind", own or self.kind in KINDS, f"{', '.join(KINDS)}, or the class path of a torch module"),
+            ("options", own or not self.options, "empty, but for a kind by class path"),
             ("right", self.right == 1 or (self.kind == "known" and 0 <= self.right < 1), "0 to 1, under kind known"),
             ("exchanged", self.kind == "known" or not self.exchanged, "empty, but under kind known"),
             ("exchanged", _distinct(self.exchanged), "two actions or more, each once"),
@@ -77,8 +82,25 @@ def _distinct(names: list[str]) -> bool:
     return len(names) != 1 and len(set(names)) == len(names)
 
 
+def _own(config: AlignmentConfig, teacher_actions: int, student_actions: int) -> nn.Module:
+    network = made("alignment.kind", config.kind, config.options, teacher_actions, student_actions)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise ConfigError(f"alignment.kind is {config.kind!r}, which makes a {kind}; it must be a torch.nn.Module")
+    with torch.no_grad():
+        shape = tuple(network(torch.zeros(2, 3, teacher_actions)).shape)
+    if shape != (2, 3, student_actions):
+        raise ConfigError(
+            f"alignment.kind is {config.kind!r}, which gives {shape} of logits (2, 3, {teacher_actions}); "
+            f"it must be (2, 3, {student_actions})"
+        )
+    return network
+
+
 class Alignment(pl.LightningModule):
     """F: [..., k_alpha] -> [..., k_beta].
+
+    ``trainable`` says whether there is anything to train.
 
     Args:
         config: structure.
@@ -143,15 +165,13 @@ class Alignment(pl.LightningModule):
                     f"alignment.file {config.file!r} maps actions {found[0]} to {found[1]}, "
                     f"the transfer's are {wanted[0]} and {wanted[1]}"
                 )
+        elif is_class_path(config.kind):
+            self.network = _own(config, teacher_actions, student_actions)
         else:
             self.network = AlignmentNetwork(
                 teacher_actions, student_actions, config.hidden, config.depth, preset.activation
             )
-
-    @property
-    def trainable(self) -> bool:
-        """Returns whether there is anything to train."""
-        return self.config.trainable
+        self.trainable = any(parameter.requires_grad for parameter in self.network.parameters())
 
     def forward(self, teacher_logits: Tensor) -> Tensor:
         """F of the teacher's logits [..., k_alpha]: in the student's action space, [..., k_beta] fp32."""

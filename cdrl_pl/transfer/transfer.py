@@ -90,8 +90,12 @@ class TransferConfig:
         """teacher-student, as in the logs."""
         return f"{self.teacher}-{self.student}"
 
-    def schedule(self, preset: Preset) -> Schedule:
+    def schedule(self, preset: Preset, aligns: bool) -> Schedule:
         """T1, T2 and stop, with the preset's where the config has none.
+
+        Args:
+            preset: the paper's text or its authors' program.
+            aligns: whether there is an F to train, from T1 on.
 
         Raises:
             ConfigError: a schedule that cannot be.
@@ -100,7 +104,7 @@ class TransferConfig:
         first = preset.T1 if self.T1 is None else self.T1
         second = preset.T2 if self.T2 is None else self.T2
         try:
-            return Schedule(first if self.alignment.trainable else None, second, stop)
+            return Schedule(first if aligns else None, second, stop)
         except ConfigError as error:
             raise ConfigError(f"transfer {self.name}: {error}") from None
 
@@ -179,7 +183,7 @@ class Transfer(nn.Module):
             self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth, self.counts)
         except ConfigError as error:
             raise type(error)(f"transfer {self.name}: {error}") from None
-        self.schedule = config.schedule(preset)
+        self.schedule = config.schedule(preset, self.alignment.trainable)
         weight = config.weight if isinstance(config.weight, WeightConfig) else WeightConfig(start=config.weight)
         self.weighting = Weighting(self.name, weight, config.alarm)
         self.temperature = 1.0

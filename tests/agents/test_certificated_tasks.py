@@ -1,4 +1,4 @@
-"""A certificate and the task it was given on: options that go with it, and modules that it never imports."""
+"""A certificate and the task it was given on: options that go with it, and modules imported only where trusted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def unknown(scaled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_teacher_whose_module_is_not_there_says_which_it_was(unknown: Path) -> None:
-    with pytest.raises(EnvError, match=rf"{ID} was registered by the module 'toy_envs'.*--env toy_envs:{ID}"):
+    with pytest.raises(
+        EnvError, match=rf"{ID} was registered by the module 'toy_envs'.*--trust toy_envs .*toy_envs:{ID}"
+    ):
         CertificatedAgent(unknown).check_playable()
 
 
@@ -91,12 +93,12 @@ def test_a_certificate_that_cannot_be_read_back_is_not_called_stored(
 CLIP = {"gymnasium.wrappers.ClipReward": {"min_reward": 0.0, "max_reward": 0.5}}
 
 
-def test_wrappers_are_said_in_a_certificate_and_never_imported_by_it(tmp_path: Path) -> None:
+def test_wrappers_are_said_in_a_certificate_and_not_imported_unasked(tmp_path: Path) -> None:
     env = EnvConfig("CartPole-v1", wrappers=(CLIP,))
     save_certificate(tmp_path, make_network(spec=describe(env)), env, describe(env), {}, {})
     agent_ = CertificatedAgent(tmp_path)
     assert agent_.env.wrappers == () and agent_.certificate.training["wrappers"] == [CLIP]
-    with pytest.raises(EnvError, match=r"CartPole-v1 was played within the wrappers .*ClipReward.*name them"):
+    with pytest.raises(EnvError, match=r"CartPole-v1 was played within the wrappers .*ClipReward.*--trust"):
         agent_.check_playable()
     CertificatedAgent(tmp_path, env=env).check_playable()
 

@@ -231,6 +231,26 @@ class Loud(pl.Callback):
             warnings.warn("warned by python", stacklevel=1)
             rank_zero_warn("warned by lightning")
 """
+LOUD_WRAPPER = """
+import os
+import subprocess
+
+import gymnasium as gym
+
+
+class Loud(gym.Wrapper):
+    \"\"\"In a worker: by Python, by a library below it, and by a process of its own.\"\"\"
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 12:
+            print("printed by an environment", flush=True)
+            os.write(2, b"written below an environment\\n")
+            subprocess.run(["echo", "said by its process"], check=True)
+        return self.env.step(action)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +258,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What is left on the terminal of a run that crosses T1 and T2, stores a teacher and is warned of things."""
     folder = tmp_path_factory.mktemp("terminal")
     (folder / "loud.py").write_text(LOUD)
+    (folder / "loud_wrapper.py").write_text(LOUD_WRAPPER)
+    beta = pole()
+    beta["env"]["wrappers"] = ["loud_wrapper.Loud"]
     config = tiny(
         callback("callbacks.CertificatedTeacher", agent="alpha", threshold=0, window=1, episodes=2),
         {"class_path": "loud.Loud"},
         transfers=[edge()],
         alpha=pole(),
-        beta=pole(),
+        beta=beta,
     )
     write(folder / "run.yaml", config)
     terminal = Terminal(*MODULE, "fit", "--config", "run.yaml", folder=folder)
@@ -265,6 +288,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> str:
         "printed by a callback",
         "warned by python",
         "warned by lightning",
+        "printed by an environment",
+        "written below an environment",
+        "said by its process",
         "ended at T = 120 in runs/version_0",
         "teacher runs/version_0/teacher/alpha: frozen policy",
         "watch   python -m cdrl_pl predict --config runs/version_0/config.yaml --ckpt_path runs/version_0",

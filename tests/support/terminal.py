@@ -17,15 +17,19 @@ from command_line import environment
 class Terminal:
     """A process in a pseudo-terminal, whose screen and history are what a person could still read."""
 
-    def __init__(self, *command: str, folder: Path, columns: int = 100, rows: int = 40) -> None:
+    def __init__(self, *command: str, folder: Path, columns: int = 100, rows: int = 40, **variables: str) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
         ours, theirs = pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        variables = environment(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows))
+        variables = environment(TERM="xterm-256color", COLUMNS=str(columns), LINES=str(rows), **variables)
         self.process = subprocess.Popen(command, cwd=folder, env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self._master = ours
+
+    def write(self, text: str) -> None:
+        """Types ``text``."""
+        os.write(self._master, text.encode())
 
     def read_to_the_end(self) -> str:
         """Everything that was not drawn over."""

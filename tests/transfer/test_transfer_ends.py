@@ -15,7 +15,7 @@ from wide_cartpole import CARTPOLE, WIDE
 
 from cdrl_pl.schedule import Schedule
 from cdrl_pl.training.graph import AgentConfig
-from cdrl_pl.transfer.alignment import AlignmentConfig
+from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
 from cdrl_pl.transfer.transfer import TransferConfig
 from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig
 
@@ -135,12 +135,13 @@ def test_fault_28_an_alignment_without_layers_is_refused(name: str) -> None:
 
 def test_never_has_no_stop_and_null_takes_the_presets() -> None:
     never, default = TransferConfig("alpha", "beta", stop="never"), TransferConfig("alpha", "beta")
-    assert never.schedule(PAPER).stop is None and default.schedule(PAPER).stop == 15_000_000
+    assert never.schedule(PAPER, True).stop is None and default.schedule(PAPER, True).stop == 15_000_000
 
 
 def test_the_identity_needs_no_alignment_phase() -> None:
     config = TransferConfig("alpha", "beta", T2=5, alignment=AlignmentConfig("identity"))
-    assert config.schedule(PAPER) == Schedule(None, 5, 15_000_000)
+    aligns = Alignment(config.alignment, 2, 2, PAPER).trainable
+    assert config.schedule(PAPER, aligns) == Schedule(None, 5, 15_000_000)
 
 
 def test_the_runs_schedule_wins_over_the_transfers() -> None:
