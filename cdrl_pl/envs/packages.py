@@ -26,6 +26,7 @@ class Package(NamedTuple):
 BY_PREFIX = {
     "MiniGrid-": Package("minigrid", "minigrid"),
     "BabyAI-": Package("minigrid", "minigrid"),
+    "Vizdoom": Package("vizdoom.gymnasium_wrapper", "vizdoom"),
     "MinAtar/": Package("minatar.gym", "minatar", "register_envs"),
 }
 _known: set[str] = set()

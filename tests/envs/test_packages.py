@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
-from games import play, random_actions, same, start
+from games import area_average, play, random_actions, same, start
 from numpy.testing import assert_array_equal
 
 from cdrl_pl.envs import EnvConfig, EnvError, View, describe, make_game, packages, resolve
 
 SEEN = View(keys=("image", "direction"), codes=(11, 6, 3))
+EXTRAS = [("MiniGrid-Empty-8x8-v0", "minigrid"), ("MinAtar/Breakout-v1", "minatar"), ("VizdoomBasic-v1", "vizdoom")]
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
@@ -66,7 +69,29 @@ def test_minatar_goes_on_from_a_snapshot() -> None:
     assert same(play(other, random_actions(90, 3)), play(game, random_actions(90, 3)))
 
 
-@pytest.mark.parametrize(("name", "extra"), [("MiniGrid-Empty-8x8-v0", "minigrid"), ("MinAtar/Breakout-v1", "minatar")])
+@pytest.mark.packages
+def test_vizdoom_is_seen_as_its_screen_scaled_and_goes_on_from_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vizdoom")
+    monkeypatch.chdir(tmp_path)  # where it leaves its own settings
+    config = EnvConfig("VizdoomBasic-v1", kwargs={"frame_skip": 4}, view=View(size=(30, 45), keys=("screen",), stack=2))
+    game, out = start(config, 3)
+    assert game.spec.obs_shape == (2, 30, 45) and game.spec.num_actions == 4
+    for action in (0, 1, 1):
+        game.step(action, out)
+    screen = game._env.unwrapped.state.screen_buffer  # type: ignore[attr-defined]
+    assert np.abs(out[1] - area_average(cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY), (30, 45))).max() <= 1
+    other, again = start(config, 4)
+    other.restore(game.snapshot(), again)
+    assert_array_equal(out, again)
+    actions = random_actions(40, 4)
+    assert same(play(other, actions), play(game, actions))
+    for one in (game, other):
+        one.close()
+
+
+@pytest.mark.parametrize(("name", "extra"), EXTRAS)
 def test_a_missing_package_is_named_by_its_extra(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(module: str) -> Any:
         raise ImportError(module)

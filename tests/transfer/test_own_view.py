@@ -29,14 +29,21 @@ STACKED = View(stack=2)
 PAIR = EnvSpec((6,), "float32", COUNTING_SPEC.action_meanings)
 
 
+WITHOUT_MEMORY = NetworkConfig(channels=4, depth=3, lstm=0)
+
+
+def certificated(folder: Path, env: EnvConfig, config: NetworkConfig) -> Path:
+    spec = describe(env)
+    torch.manual_seed(3)
+    network = spread(PolicyNetwork(config, spec.obs_shape, spec.num_actions))
+    save_certificate(folder, network, env, spec, {}, {"env_steps": 3})
+    return folder
+
+
 @pytest.fixture
 def expert(tmp_path: Path) -> Path:
-    """A certificated Pong teacher that reads 84 x 84 x 4."""
-    spec = describe(EXPERT)
-    torch.manual_seed(3)
-    network = spread(PolicyNetwork(NetworkConfig(channels=4, depth=3, lstm=0), spec.obs_shape, spec.num_actions))
-    save_certificate(tmp_path / "expert", network, EXPERT, spec, {}, {"env_steps": 3})
-    return tmp_path / "expert"
+    """A certificated Pong teacher without memory that reads 84 x 84 x 4."""
+    return certificated(tmp_path / "expert", EXPERT, WITHOUT_MEMORY)
 
 
 def test_the_view_is_part_of_the_certificate_and_goes_with_the_policy_into_another_game(expert: Path) -> None:
@@ -51,32 +58,48 @@ def test_a_certificate_from_before_there_were_views_has_the_one_it_was_trained_w
     assert certificate.env.view == View(42, (34, 194)) == resolve(EnvConfig("Pong-2017")).view
 
 
+PAPERS = View(42, (34, 194))
+
+
+@pytest.mark.parametrize("game", ["Pong-2017", "Bowling-2017"])
+@pytest.mark.parametrize(
+    ("view", "network", "students", "own"),
+    [(NATURE, WITHOUT_MEMORY, PAPERS, CONV), (PAPERS, CONV, NATURE, WITHOUT_MEMORY)],
+    ids=["84-without-memory-teaches-42-with-memory", "and-back"],
+)
 def test_the_teacher_says_through_the_students_workers_what_it_says_in_its_own_game(
-    expert: Path, make_pool: MakePool
+    game: str,
+    view: View,
+    network: NetworkConfig,
+    students: View,
+    own: NetworkConfig,
+    tmp_path: Path,
+    make_pool: MakePool,
 ) -> None:
-    """84 x 84 x 4 over a student of 42 x 42 x 1, through ends of episodes; bit for bit the same logits."""
-    student = EnvConfig("Pong-2017", max_episode_steps=13, noop_max=4)
-    agents = {"expert": AgentConfig(certificate=str(expert)), "beta": AgentConfig(student, CONV)}
+    """84 x 84 x 4 over a student of 42 x 42 x 1, or the other way round, through ends of episodes; bit for bit."""
+    expert = certificated(tmp_path / "expert", EnvConfig("Pong-2017", view=view), network)
+    student = EnvConfig(game, max_episode_steps=13, noop_max=4, view=students)
+    agents = {"expert": AgentConfig(certificate=str(expert)), "beta": AgentConfig(student, own)}
     module = graph(edge("expert", "beta"), agents=agents)
     (transfer,), beta = module.transfers, module.agents["beta"]
-    assert transfer.view == NATURE and list(module.views["beta"]) == [NATURE]
+    assert transfer.view == view and list(module.views["beta"]) == [view]
     pool = make_pool(student, beta.spec, beta.network.config, copies=1, others=module.views["beta"])
     rollouts = take(started(pool, beta.network), 6)
     seeds = np.random.SeedSequence((0, 0, 0, 0)).spawn(2)
-    game = make_game(EnvConfig("Pong-2017", max_episode_steps=13, noop_max=4, view=NATURE), _seed(seeds[0]))
-    out = np.zeros(game.spec.obs_shape, np.uint8)
-    game.reset(out)
-    network, teacher, ended = module.agents["expert"].network, Teacher(), 0
+    played = make_game(EnvConfig(game, max_episode_steps=13, noop_max=4, view=view), _seed(seeds[0]))
+    out = np.zeros(played.spec.obs_shape, np.uint8)
+    played.reset(out)
+    asked, teacher, ended = module.agents["expert"].network, Teacher(), 0
     for rollout in rollouts:
         seen = [out.copy()]
         for action in rollout.actions[:, 0].tolist():
-            if any(game.step(action, out)[1:]):
-                game.reset(out)
+            if any(played.step(action, out)[1:]):
+                played.reset(out)
                 ended += 1
             seen.append(out.copy())
-        own = Rollout(**{**rollout.tensors(), "obs": torch.from_numpy(np.stack(seen))[:, None]})
-        expected = teacher(network, own)
-        assert torch.equal(transfer.teacher_logits(rollout, network, beta.network), expected)
+        direct = Rollout(**{**rollout.tensors(), "obs": torch.from_numpy(np.stack(seen))[:, None]})
+        expected = teacher(asked, direct)
+        assert torch.equal(transfer.teacher_logits(rollout, asked, beta.network), expected)
         assert expected.std() > 0.01
     assert ended >= 2
 
