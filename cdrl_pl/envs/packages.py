@@ -24,6 +24,7 @@ class Package(NamedTuple):
 
 
 BY_PREFIX = {
+    "LunarLander-": Package("Box2D", "box2d"),
     "MiniGrid-": Package("minigrid", "minigrid"),
     "BabyAI-": Package("minigrid", "minigrid"),
     "Vizdoom": Package("vizdoom.gymnasium_wrapper", "vizdoom"),

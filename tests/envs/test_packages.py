@@ -17,7 +17,12 @@ from numpy.testing import assert_array_equal
 from cdrl_pl.envs import EnvConfig, EnvError, View, describe, make_game, packages, resolve
 
 SEEN = View(keys=("image", "direction"), codes=(11, 6, 3))
-EXTRAS = [("MiniGrid-Empty-8x8-v0", "minigrid"), ("MinAtar/Breakout-v1", "minatar"), ("VizdoomBasic-v1", "vizdoom")]
+EXTRAS = [
+    ("MiniGrid-Empty-8x8-v0", "minigrid"),
+    ("MinAtar/Breakout-v1", "minatar"),
+    ("VizdoomBasic-v1", "vizdoom"),
+    ("LunarLander-v3", "box2d"),
+]
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 
