@@ -15,7 +15,7 @@ from command_line import CONFIGS, Run
 
 from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
-from cdrl_pl.envs import EnvConfig, describe
+from cdrl_pl.envs import EnvConfig, View, describe
 from cdrl_pl.envs.packages import make_known
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
@@ -35,6 +35,7 @@ TASKS = {
     "bowling": EnvConfig("Bowling-2017"),
     "cartpole": EnvConfig("CartPole-v1"),
     "cartpole_enlarged": EnvConfig("CartPole-v1", actions=(1, 0, 1)),
+    "minigrid_doorkey": EnvConfig("MiniGrid-DoorKey-5x5-v0", view=View(keys=("image", "direction"), codes=(11, 6, 3))),
 }  # of certificated teachers, by the name of their folder
 each_config = pytest.mark.parametrize("path", WHOLE, ids=lambda path: str(path.relative_to(CONFIGS))[:-5])
 
@@ -58,7 +59,8 @@ def stored_teachers(config: dict[str, Any], below: Path) -> None:
 
 def skip_where_a_package_is_missing(config: dict[str, Any]) -> None:
     for agent in config["model"]["agents"].values():
-        if extra := make_known(agent.get("env", {}).get("id", "")):
+        stored = TASKS.get(Path(agent.get("certificate") or "").name)
+        if extra := make_known(stored.id if stored else agent.get("env", {}).get("id", "")):
             pytest.skip(f"needs the extra {extra}")
 
 
