@@ -59,7 +59,8 @@ def stored_teachers(config: dict[str, Any], below: Path) -> None:
 
 def skip_where_a_package_is_missing(config: dict[str, Any]) -> None:
     for agent in config["model"]["agents"].values():
-        if extra := make_known(agent.get("env", {}).get("id", "")):
+        stored = TASKS.get(Path(agent.get("certificate") or "").name)
+        if extra := make_known(stored.id if stored else agent.get("env", {}).get("id", "")):
             pytest.skip(f"needs the extra {extra}")
 
 

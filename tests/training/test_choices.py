@@ -24,6 +24,7 @@ from cdrl_pl.presets import PRESETS
 from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.training.resuming import check_same_tasks
 from cdrl_pl.transfer.advice import Advice
 from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
 from cdrl_pl.transfer.ground_truth import KnownAlignment, Task, accuracy, ground_truth_map, one_hot_accuracy
@@ -241,3 +242,11 @@ def test_an_alignment_learns_of_what_may_be_played_alone(divergence: Any) -> Non
     assert_close(found, loss(policy[..., :2], said[..., :2], None))
     found.backward()
     assert said.grad is not None and (said.grad[..., 2] == 0).all() and said.grad[..., :2].any()
+
+
+def test_a_checkpoint_from_before_there_were_choices_goes_on(recwarn: pytest.WarningsRecorder) -> None:
+    before = {"beta": {"id": "CartPole-v1"}}
+    check_same_tasks(before, {"beta": {"id": "CartPole-v1", "action_counts": [], "masked": False}})
+    assert not recwarn
+    with pytest.raises(ConfigError, match=r"agents.beta: env.action_counts is \[3, 2\], in the checkpoint it was None"):
+        check_same_tasks(before, {"beta": {"id": "CartPole-v1", "action_counts": [3, 2], "masked": False}})
