@@ -35,6 +35,20 @@ def test_files_that_the_walk_names_exist() -> None:
     assert named and [name for name in named if not (REPOSITORY / name).is_file()] == []
 
 
+def test_the_tests_that_the_faults_name_exist() -> None:
+    table = (REPOSITORY / "docs" / "reliability.md").read_text().partition("## Faults there once were")[2]
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ") and "---" not in line][
+        1:
+    ]
+    assert len(rows) > 30
+    for row in rows:
+        files = re.findall(r"`((?:\w+/)+\w+\.py)`", row)
+        texts = "".join((REPOSITORY / "tests" / file).read_text() for file in files)
+        named = re.findall(r"`(\w{12,})(?:\[\w+\])?`", row)
+        assert (files and named) or "any history" in row, row
+        assert [name for name in named if f"def test_{name}(" not in texts] == [], row
+
+
 FAULT = re.compile(r"test_fault_(\d\d)_")
 
 

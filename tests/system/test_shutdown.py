@@ -229,10 +229,8 @@ def test_fault_09_sigterm_while_testing_is_143(tmp_path: Path, group: bool) -> N
 @pytest.mark.parametrize("group", [False, True], ids=["trainer", "group"])
 def test_fault_09_sigterm_while_a_teacher_is_evaluated_is_143_and_it_begins_again(tmp_path: Path, group: bool) -> None:
     """The evaluation gets stuck in its 31st step; training has played ten at most."""
-    marker, teacher = (
-        tmp_path / "stuck",
-        callback("callbacks.CertificatedTeacher", agent="beta", threshold=-1, window=1, episodes=1000),
-    )
+    watch = {"agent": "beta", "threshold": -1, "window": 1, "episodes": 2000, "trial": 0}  # many for each copy
+    marker, teacher = tmp_path / "stuck", callback("callbacks.CertificatedTeacher", **watch)
     config = tiny(callback("callbacks.EnvStepsCheckpoint"), teacher)
     network = {"trunk": "mlp", "depth": 1, "hidden": 8, "lstm": 0}
     config["model"]["agents"] = {"beta": {"env": {"id": "toy_envs:SlowToy-v0"}, "network": network}}
