@@ -266,7 +266,7 @@ def _newest(folder: Path) -> str:
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
+def restored() -> Iterator[None]:
     """Leaves this process as it was before a run: its words, environment and signals, what it warns of and logs."""
     words, environment = sys.argv, {name: os.environ.get(name) for name in OWN}
     main = threading.current_thread() is threading.main_thread()
@@ -293,7 +293,7 @@ def run(arguments: list[str]) -> CLI:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
             was ended by SIGTERM, 130 by Ctrl-C; 1 where the disk is full.
     """
-    with _restored():
+    with restored():
         sys.argv = [*sys.argv[:1], *arguments]  # what a refusal is about
         end_at_once_when_told()
         show_nested_help(arguments)

@@ -24,7 +24,7 @@ import yaml
 from command_line import REPOSITORY, Run, call, environment
 from experiments import FAKE
 
-from cdrl_pl.cli import experiment, report
+from cdrl_pl.cli import doctor, experiment, report
 from cdrl_pl.experiment import driver
 
 run = command_line.run
@@ -38,7 +38,8 @@ NOT_RUN = {
     "torchrun": "tests/training/test_ddp.py starts it",
 }
 SHIPPED = ("configs", "teachers", "alignments")
-RESOLVED, RUN, EXPERIMENT, REPORT, PASSED_OVER = "resolved", "run", "experiment", "report", "not run"
+RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR = "resolved", "run", "experiment", "report", "doctor"
+PASSED_OVER = "not run"
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -58,7 +59,7 @@ def kind_of(line: str) -> str:
         return PASSED_OVER
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "cdrl_pl"], line
-    if words[3] in (EXPERIMENT, REPORT):
+    if words[3] in (EXPERIMENT, REPORT, DOCTOR):
         return words[3]
     return RESOLVED if any(word.startswith(SHIPPED) for word in words) else RUN
 
@@ -106,6 +107,8 @@ class Reader:
             self.own_process(*words)
         elif kind == EXPERIMENT:
             self.experiment(words[1:])
+        elif kind == DOCTOR:
+            assert doctor.main(words[1:]) == 0
         elif kind == REPORT:
             assert report.main(words[1:]) == 0
 
