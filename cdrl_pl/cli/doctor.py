@@ -32,6 +32,7 @@ from cdrl_pl.cli.checkup import (
 from cdrl_pl.cli.errors import clean_errors
 from cdrl_pl.cli.main import CLI, expand, restored
 from cdrl_pl.cli.options import PROGRAM
+from cdrl_pl.cli.trackers import login_problem
 from cdrl_pl.cli.trainer import DEFAULTS
 from cdrl_pl.envs import EnvConfig, EnvError, describe
 from cdrl_pl.rollouts.pool import Pool
@@ -156,6 +157,9 @@ def _of_a_run(run: Rehearsal) -> Iterator[Finding]:
         yield Finding(
             "teachers", OK, f"the certificates of {', '.join(stored)} are whole, and their weights are theirs"
         )
+    if track := run.config.fit.track:
+        problem = login_problem(track)
+        yield Finding("tracker", FAILS if problem else OK, f"{track}: {problem or 'it can be reported to'}")
     yield check_writing(run.root)
     callbacks: list[Any] = run.trainer.callbacks  # type: ignore[attr-defined]
     saving = [callback for callback in callbacks if isinstance(callback, EnvStepsCheckpoint)]
