@@ -171,7 +171,7 @@ def test_every_snippet_does_what_it_says(page: Path, reader: Reader) -> None:
 def test_every_kind_of_snippet_is_there() -> None:
     texts = [text for page in PAGES for language, text in blocks(page) if language == "sh"]
     kinds = {kind_of(line) for text in texts for line in lines(text)}
-    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, PASSED_OVER}
+    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, PASSED_OVER}
     first = {next(word for word in NOT_RUN if line.startswith(word)) for text in texts for line in lines(text)
              if kind_of(line) == PASSED_OVER}  # fmt: skip
     assert first == set(NOT_RUN), "what is listed as not run must be there"

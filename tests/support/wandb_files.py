@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BLOCK, FILE_HEADER, HEADER = 32768, 7, 7  # bytes
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds of a chunk
 
 
 def records(file: Path) -> Iterator[Any]:
     """The protocol buffers of a ``.wandb`` file, in order."""
-    from wandb.proto import wandb_internal_pb2
-
+    protocol = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason='needs pip install "cdrl-pl[wandb]"')
     content, at, parts = file.read_bytes(), FILE_HEADER, b""
     assert content[:4] == b":W&B"
     while at + HEADER <= len(content):
@@ -26,7 +27,7 @@ def records(file: Path) -> Iterator[Any]:
         parts += content[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (FULL, LAST):
-            record = wandb_internal_pb2.Record()
+            record = protocol.Record()
             record.ParseFromString(parts)
             parts = b""
             yield record
