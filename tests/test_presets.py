@@ -284,7 +284,7 @@ def test_order(tmp_path: Path, preset: str) -> None:
 
 @pytest.mark.parametrize("preset", NAMES)
 def test_schedule(preset: str) -> None:
-    schedule = TransferConfig("alpha", "beta").schedule(PRESETS[preset])
+    schedule = TransferConfig("alpha", "beta").schedule(PRESETS[preset], aligns=True)
     index = NAMES.index(preset)
     assert (schedule.T1, schedule.T2, schedule.stop) == tuple(TABLE[name][index] for name in ("T1", "T2", "stop"))
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
@@ -23,8 +23,9 @@ from cdrl_pl.cli.config_files import ConfigFiles, take_files
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
-from cdrl_pl.cli.options import PROGRAM, SEED, SHORT
+from cdrl_pl.cli.options import PROGRAM, SEED, SHORT, TRACK
 from cdrl_pl.cli.quiet import quiet
+from cdrl_pl.cli.trackers import TRACKERS, add_tracker, check_tracker
 from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer, with_defaults
 from cdrl_pl.cli.trust import ask_for_trust
 from cdrl_pl.cli.whole_numbers import whole_numbers
@@ -120,6 +121,7 @@ class CLI(LightningCLI):
         """The short options, and the seed, whose values ``resolved_seed`` checks."""
         add_short_options(parser)
         parser.add_argument("--seed_everything", type=Any, default=True, metavar="SEED", help=SEED)
+        parser.add_argument("--track", type=Literal[TRACKERS] | None, default=None, help=TRACK)  # type: ignore[valid-type]
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's, with what this command line says of its options."""
@@ -148,6 +150,7 @@ class CLI(LightningCLI):
             raise SystemExit(0)
         with clean_errors():
             check_trainer_options(settings.trainer.get)
+            check_tracker(settings.track if self.config.subcommand == "fit" else None)
             _check_found(settings.model, files)
             ask_for_trust(settings.model.agents, plays=self.config.subcommand != "fit")
 
@@ -182,8 +185,12 @@ class CLI(LightningCLI):
             self.datamodule.seed = self.config[self.subcommand].seed_everything
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """As Lightning's, in a new run folder; see ``make_trainer``."""
-        return make_trainer(self.config_init[self.subcommand].trainer, super().instantiate_trainer)
+        """As Lightning's, in a new run folder; see ``make_trainer``. A training's tracker stands behind its loggers."""
+        settings = self.config_init[self.subcommand]
+        trainer = make_trainer(settings.trainer, super().instantiate_trainer)
+        if settings.track and self.subcommand == "fit":
+            add_tracker(trainer, settings.track)
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         began = Began()
@@ -266,7 +273,7 @@ def _newest(folder: Path) -> str:
 
 
 @contextmanager
-def _restored() -> Iterator[None]:
+def restored() -> Iterator[None]:
     """Leaves this process as it was before a run: its words, environment and signals, what it warns of and logs."""
     words, environment = sys.argv, {name: os.environ.get(name) for name in OWN}
     main = threading.current_thread() is threading.main_thread()
@@ -293,7 +300,7 @@ def run(arguments: list[str]) -> CLI:
         SystemExit: 2 where an option or its value is wrong, with the reason on the standard error; 143 where the run
             was ended by SIGTERM, 130 by Ctrl-C; 1 where the disk is full.
     """
-    with _restored():
+    with restored():
         sys.argv = [*sys.argv[:1], *arguments]  # what a refusal is about
         end_at_once_when_told()
         show_nested_help(arguments)

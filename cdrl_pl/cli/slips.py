@@ -26,7 +26,7 @@ RENAMED = {
 }
 UNDOTTED = (  # beside the short ones, every option of fit, validate, test and predict whose name has no dot
     "--ckpt_path", "--config", "--data", "--help", "--model", "--print_config", "--return_predictions",
-    "--seed_everything", "--trainer", "--verbose", "--weights_only",
+    "--seed_everything", "--track", "--trainer", "--verbose", "--weights_only",
 )  # fmt: skip
 
 

@@ -83,6 +83,16 @@ class Pool:
         self.epoch = 0  # times it was resumed with new episodes; part of every seed, so that no seed plays twice
         self.waited = 0.0  # seconds the learner waited for rollouts
 
+    @property
+    def num_workers(self) -> int:
+        """Worker processes that it has once it is started."""
+        return self._count
+
+    @property
+    def shared_bytes(self) -> tuple[int, ...]:
+        """Bytes of each block of memory that it shares with them."""
+        return self._slots.num_bytes, self._weights.num_bytes
+
     # Life
 
     def start(self) -> None:

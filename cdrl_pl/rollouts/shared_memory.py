@@ -71,6 +71,11 @@ class Slots:
     def _bytes(shape: tuple[int, ...], dtype: str) -> int:
         return -(-math.prod(shape) * np.dtype(dtype).itemsize // LINE) * LINE
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all slots."""
+        return ctypes.sizeof(self._raw)
+
     def __getitem__(self, index: int) -> dict[str, Array]:
         """Views of slot ``index``; no copies."""
         if not 0 <= index < self.count:
@@ -96,6 +101,11 @@ class SharedWeights:
         self._raw = context.RawArray("f", count)
         self._clock = context.RawArray("q", 2)  # sequence, policy version
         self._clock[1] = -1  # nothing was written yet
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights."""
+        return ctypes.sizeof(self._raw)
 
     @contextmanager
     def writing(self, version: int) -> Iterator[Array]:

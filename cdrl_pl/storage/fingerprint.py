@@ -17,7 +17,10 @@ from typing import Any
 
 PACKAGES = ("cdrl_pl", "callbacks")
 # Files and folders that only read or start runs: no training process imports them.
-NOT_PART_OF_A_RUN = ("cdrl_pl/experiment/", "cdrl_pl/report/", "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/report.py")
+NOT_PART_OF_A_RUN = (
+    "cdrl_pl/experiment/", "cdrl_pl/report/", "cdrl_pl/cli/checkup.py", "cdrl_pl/cli/doctor.py",
+    "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/report.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def code_hash() -> str:
 def config_hash(config: dict[str, Any]) -> str:
     """SHA-256 of a resolved config (of ``fit --print_config``, or a run's ``config.yaml``).
 
-    Seeds, the folder of the run and the checkpoint it resumes from are left out; a teacher counts by the content of
-    its certificate, and a stored alignment by that of its file, wherever they lie.
+    Seeds, the folder of the run, the checkpoint it resumes from and its tracker are left out; a teacher counts by the
+    content of its certificate, and a stored alignment by that of its file, wherever they lie.
     """
     config = deepcopy(config)
-    for key in ("seed_everything", "ckpt_path"):
+    for key in ("seed_everything", "ckpt_path", "track"):
         config.pop(key, None)
     config.get("trainer", {}).pop("default_root_dir", None)
     (config.get("data") or {}).pop("seed", None)

@@ -59,6 +59,11 @@ def use_one_thread() -> None:
     threadpool_limits(1, user_api="blas")
 
 
+def descriptors_needed(workers: int) -> int:
+    """Files that a trainer with so many workers has open, about."""
+    return DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+
+
 def allow_descriptors(workers: int) -> None:
     """Lets this process open as many files as the workers need, up to what the system allows it.
 
@@ -68,7 +73,7 @@ def allow_descriptors(workers: int) -> None:
     Raises:
         ConfigError: the system does not allow as many.
     """
-    needed = DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+    needed = descriptors_needed(workers)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

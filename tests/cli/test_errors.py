@@ -92,7 +92,7 @@ def test_a_mistyped_callback_names_the_nearest(refused: Callable[..., str], tmp_
         ("model.agents.alpha.env.id", "CartPol-v1", ["agents.alpha", "'CartPol-v1'", "nearest", "'CartPole-v1'"]),
         ("model.agents.alpha.env.frame_skip", 4, ["agents.alpha", "env.frame_skip is 4", "not an Atari game"]),
         ("model.agents.alpha.network.trunk", "conv", ["agents.alpha", "network.trunk is conv", "mlp"]),
-        ("model.agents.alpha.network.trunk", "mpl", ["trunk", "'mlp'", "mpl"]),
+        ("model.agents.alpha.network.trunk", "mpl", ["trunk", "mlp", "'mpl'"]),
         ("model.agents.alpha.network.depth", 0, ["network.depth is 0", "1 or more"]),
         ("model.agents.alpha.learner.lam", 1.5, ["learner.lam is 1.5", "from 0 to 1"]),
         ("model.agents.alpha.learner.lr", "abc", ["learner.lr", "float", "abc"]),

@@ -280,9 +280,9 @@ def _squared(job: int, tick: Any) -> int:
 @pytest.mark.slow
 def test_fault_06_a_job_that_makes_no_progress_ends_the_wait() -> None:
     began = time.monotonic()
-    with pytest.raises(ProcessError, match=r"1 of 2 jobs made no progress for 8 s"):
-        in_processes(_stuck, [0, 1], stall=8.0)
-    assert time.monotonic() - began < 30
+    with pytest.raises(ProcessError, match=r"1 of 2 jobs made no progress for 20 s"):
+        in_processes(_stuck, [0, 1], stall=20.0)  # of which the other job has enough to start
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow
