@@ -109,7 +109,7 @@ def config(folder: Path) -> dict[str, Any]:
     def agent(actions: int) -> dict[str, Any]:
         kwargs = {"actions": actions, "faults": str(folder / "faults")}
         task = {"id": "benchmarks.known_task:KnownTask-v0", "kwargs": kwargs}
-        return {"env": task, "network": network, "learner": {"lr": 1e-2}}
+        return {"env": task, "network": network, "learner": {"lr": 1e-2, "lr_end": 1e-3, "lr_steps": 100_000}}
 
     return {
         "seed_everything": 1,

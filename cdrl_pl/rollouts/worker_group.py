@@ -14,8 +14,8 @@ from typing import Any
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.worker import worker_main
-from cdrl_pl.system.main_module import UNGUARDED, main_kept_out
-from cdrl_pl.system.processes import Failure
+from cdrl_pl.system.main_module import UNGUARDED
+from cdrl_pl.system.processes import Failure, started
 from cdrl_pl.system.stop import Stopped
 
 log = logging.getLogger(__name__)
@@ -127,9 +127,7 @@ class WorkerGroup:
             name=f"{self.name}-{index}",
             daemon=False,  # an environment may start processes of its own; this one dies with the trainer anyway
         )
-        with main_kept_out():
-            process.start()
-        theirs.close()
+        started(process, theirs, self._interrupted)
         return Worker(index, process, ours, set(), generation, seed=seed)
 
     def _replace(self, dead: Worker) -> None:

@@ -63,6 +63,30 @@ def die_with_the_trainer() -> None:
         os._exit(1)
 
 
+def started(process: Any, theirs: Connection, interrupted: Callable[[], bool]) -> None:
+    """Starts a process through the server, and leaves its end of the channel to it.
+
+    Args:
+        process: not started yet.
+        theirs: its end.
+        interrupted: whether this process was told to end: a signal to the whole group may reach the server, or the new
+            process before it ignores signals.
+
+    Raises:
+        ProcessError: see there.
+        Stopped: ``interrupted`` said so.
+    """
+    try:
+        with main_kept_out():
+            process.start()
+    except (EOFError, ConnectionError) as error:
+        if interrupted():
+            raise Stopped("told to end while a process was started") from None
+        raise ProcessError(f"a process could not be started: {type(error).__name__}: {error}") from None
+    finally:
+        theirs.close()
+
+
 def in_processes(
     function: Callable[[Job, Tick], Result],
     jobs: Sequence[Job],
@@ -92,11 +116,9 @@ def in_processes(
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_main, args=(function, job, theirs), daemon=False)
-            with main_kept_out():
-                process.start()
-            theirs.close()
-            processes.append(process)
             channels.append(ours)
+            started(process, theirs, interrupted)
+            processes.append(process)
         deadline = time.monotonic() + stall
         while len(results) < len(jobs):
             if interrupted():
@@ -113,6 +135,8 @@ def in_processes(
                     message = channel.recv()
                 except EOFError:
                     processes[index].join(5.0)
+                    if interrupted():  # it, too
+                        raise Stopped("told to end while others worked") from None
                     raise ProcessError(
                         f"the process of job {index} died (exit code {processes[index].exitcode})"
                     ) from None

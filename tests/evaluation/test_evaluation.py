@@ -285,6 +285,20 @@ def test_fault_06_a_job_that_makes_no_progress_ends_the_wait() -> None:
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_fault_09_a_process_that_a_signal_ends_as_it_starts_is_told_to_end_too(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """A signal to the whole group may reach it before it ignores signals."""
+
+    def start(self: Any) -> None:
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", start)
+    with pytest.raises(Stopped if told else ProcessError, match="told to end" if told else "could not be started"):
+        in_processes(_stuck, [0], interrupted=lambda: told)
+
+
 @pytest.mark.slow
 def test_fault_01_a_job_whose_process_is_killed_is_reported() -> None:
     with pytest.raises(ProcessError, match=r"the process of job 1 died \(exit code -9\)"):
