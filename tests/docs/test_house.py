@@ -43,7 +43,7 @@ def test_the_tests_that_the_faults_name_exist() -> None:
     assert len(rows) > 30
     for row in rows:
         files = re.findall(r"`((?:\w+/)+\w+\.py)`", row)
-        texts = "".join((REPOSITORY / "tests" / file).read_text() for file in files)
+        texts = "".join((REPOSITORY / file).read_text() for file in files)
         named = re.findall(r"`(\w{12,})(?:\[\w+\])?`", row)
         assert (files and named) or "any history" in row, row
         assert [name for name in named if f"def test_{name}(" not in texts] == [], row
