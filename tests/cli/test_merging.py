@@ -338,7 +338,7 @@ CHANGES = st.lists(st.fixed_dictionaries({}, optional=VALUES), max_size=4)
 
 @pytest.mark.slow
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     phases=[Phase.generate],  # to shrink an example takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
