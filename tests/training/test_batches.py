@@ -33,8 +33,8 @@ class Stream:
 def test_agents_join_equally_many_rollouts_however_fast_they_are() -> None:
     """As the authors' program joins those that wait: a fast task's clock would run away from a slow one's."""
     fast, slow = Stream(3, 2, 3), Stream(1, 2, 2)
-    source = SimpleNamespace(policy_version=0, policies=lambda: {"fast": None, "slow": None})
-    batches = iter(RolloutDataset({"fast": fast, "slow": slow}, source))  # type: ignore[arg-type, dict-item]
+    source = SimpleNamespace(policy_version=0, epoch_over=False, policies=lambda: {"fast": None, "slow": None})
+    batches = iter(RolloutDataset({"fast": fast, "slow": slow}, source, most=9))  # type: ignore[arg-type, dict-item]
     for _ in range(3):
         next(batches)
     assert fast.taken == slow.taken == [1, 2, 2]
