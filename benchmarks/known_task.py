@@ -57,6 +57,7 @@ class KnownEnv(gym.Env):
         return self._obs(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Pays 1 for the action that the cue names, else 0."""
         if self._faults:
             self._break()
         reward = float(action == self._first + self._cue())

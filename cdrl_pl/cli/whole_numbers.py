@@ -23,6 +23,7 @@ def whole_numbers() -> Iterator[None]:
     float_too = False  # what is looked at may be a float as well
 
     def adapt(value: Any, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parser's, of the whole number that a value is where one is wanted."""
         nonlocal float_too
         if kind is int and not float_too:
             value = whole(value)

@@ -163,6 +163,11 @@ class AtariGame:
 class _Screen:
     """What the emulator shows, as some view takes it: grey or in colour, of one frame or the maximum of two.
 
+    Args:
+        ale: the emulator.
+        colour: red, green and blue instead of grey.
+        maximum: each pixel's maximum over a decision's last two frames.
+
     Attributes:
         pixels: [H, W], or [H, W, 3] in colour, uint8: what was taken last.
     """

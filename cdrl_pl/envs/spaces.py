@@ -171,6 +171,7 @@ class _Reader:
         most = np.array(counts)[:, None, None]
 
         def checked(obs: Any) -> Array:
+            """The grid [H, W, N] as [N, H, W], where every code is one that there is."""
             grid = np.asarray(obs).transpose(2, 0, 1)
             if (grid >= most).any() or (grid < 0).any():
                 channel = int(np.argwhere((grid >= most) | (grid < 0))[0][0])
