@@ -17,7 +17,7 @@ from cdrl_pl.class_paths import is_class_path, made
 from cdrl_pl.normaliser import Normaliser
 from cdrl_pl.types import PolicyOutput
 
-TRUNKS = ("conv", "residual", "mlp")
+TRUNKS = ("conv", "residual", "nature", "mlp")
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     # in place, ELU's gradient comes from its output, without another exp
     "elu": lambda: nn.ELU(inplace=True),
@@ -32,11 +32,12 @@ class NetworkConfig:
 
     Attributes:
         trunk: "conv" is the paper's (3x3 convolutions, stride 2, ELU), "residual" has the same stages with a residual
-            block each, "mlp" is for vector observations; or the class path of a torch module of your own, made as
+            block each, "nature" is that of Mnih et al. 2015 (for pictures of 36 pixels and more), "mlp" is for vector
+            observations; or the class path of a torch module of your own, made as
             Trunk(obs_shape, **trunk_options), which gives features [N, D] of float32 observations [N, *obs_shape].
-        channels: Feature maps of every convolution.
-        depth: Number of convolutions (stages), or of fully connected layers of the MLP.
-        hidden: Width of every layer of the MLP, in units.
+        channels: Feature maps of every convolution (nature has its own).
+        depth: Number of convolutions (stages), or of fully connected layers of the MLP (nature has its own).
+        hidden: Width of every layer of the MLP, and of nature's last one, in units.
         lstm: Width of the LSTM, in units; 0 is a network without memory.
         activation: "elu" (the paper's), "relu" or "tanh", after every convolution and layer of the trunk.
         value: "shared" reads the value off the policy's features (the paper's), "own" has a trunk of the same structure
@@ -98,7 +99,7 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
         return _own_trunk(config, obs_shape)
     images = len(obs_shape) == 3
     if images == (config.trunk == "mlp"):
-        allowed = "conv or residual" if images else "mlp"
+        allowed = "conv, residual or nature" if images else "mlp"
         raise ConfigError(f"network.trunk is {config.trunk}; observations of shape {obs_shape} need {allowed}")
     layers: list[nn.Module] = []
     activation = ACTIVATIONS[config.activation]
@@ -109,6 +110,8 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
             width = config.hidden
         return nn.Sequential(nn.Flatten(), *layers), width
     channels, height, width = obs_shape
+    if config.trunk == "nature":
+        return _nature(config, obs_shape)
     for _ in range(config.depth):
         layers.append(nn.Conv2d(channels, config.channels, 3, stride=2, padding=1))
         if config.trunk == "residual":
@@ -116,6 +119,18 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
         layers.append(activation())
         channels, height, width = config.channels, (height + 1) // 2, (width + 1) // 2
     return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+
+
+def _nature(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    channels, *sides = obs_shape
+    layers: list[nn.Module] = []
+    for filters, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        layers += [nn.Conv2d(channels, filters, kernel, stride), ACTIVATIONS[config.activation]()]
+        channels, sides = filters, [(side - kernel) // stride + 1 for side in sides]
+    if min(sides) < 1:
+        raise ConfigError(f"network.trunk is nature; observations of shape {obs_shape} are too small for it")
+    last = nn.Linear(channels * math.prod(sides), config.hidden)
+    return nn.Sequential(*layers, nn.Flatten(), last, ACTIVATIONS[config.activation]()), config.hidden
 
 
 def _own_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
@@ -164,7 +179,7 @@ class PolicyNetwork(nn.Module):
         self.value_head = nn.Linear(width, 1)
         self.distill_head = nn.Linear(width, num_actions)
         self._initialise()
-        if config.trunk in ("conv", "residual"):
+        if config.trunk in ("conv", "residual", "nature"):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
