@@ -6,7 +6,7 @@ import sys
 
 HELP = """\
 usage: python -m cdrl_pl {{fit,validate,test,predict}} --config FILE [options]
-       python -m cdrl_pl {{experiment,report,doctor}} ...
+       python -m cdrl_pl {{experiment,report,import,doctor}} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
@@ -16,6 +16,7 @@ Deep reinforcement learning agents that teach each other across different tasks.
   predict     record a video of every agent
   experiment  run every arm of an experiment file with every seed, or what is missing of it
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
+  import      make a certificated teacher of a policy of another library (Stable-Baselines3), and prove it by playing
   doctor      check this machine, and a config's run up to its first worker: what would fail, and what to change
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
@@ -28,7 +29,7 @@ python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_
 
 WIDTH = 120  # columns
 
-COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "doctor")
+COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "import", "doctor")
 
 
 def help_text() -> str:
@@ -71,6 +72,10 @@ def main() -> None:
         from cdrl_pl.cli.report import main as report
 
         raise SystemExit(report(arguments[1:]))
+    if arguments[0] == "import":
+        from cdrl_pl.cli.importing import main as importing
+
+        raise SystemExit(importing(arguments[1:]))
     if arguments[0] == "doctor":
         from cdrl_pl.cli.doctor import main as doctor
 

@@ -1,41 +1,48 @@
-"""Running normalisation of vector observations."""
+"""Running normalisation of observations."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 class Normaliser(nn.Module):
-    """Running mean and deviation of vectors [N], in whose units they are read; without gradient.
+    """Running mean and deviation of every number of an observation, in whose units it is read; without gradient.
 
     The statistics of all rows so far are joined exactly with those of new ones (Chan, Golub, LeVeque 1983, "Algorithms
-    for computing the sample variance"). What is read is cut off at ``CLIP`` deviations. Before the first row, vectors
-    are read as they are.
+    for computing the sample variance"). What is read is cut off at ``clip`` deviations. Before the first row,
+    observations are read as they are.
 
     Args:
-        size: N.
+        shape: of an observation; N numbers.
+        clip: in standard deviations.
     """
 
-    CLIP = 10.0
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, shape: Sequence[int], clip: float = 10.0) -> None:
         super().__init__()
+        self.clip, self._dims, size = clip, len(shape), math.prod(shape)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.zeros(1))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[..., N] -> [..., N] fp32."""
-        scaled: Tensor = (obs.float() - self.mean) * (self.variance + 1e-8).rsqrt()
-        return scaled.clamp(-self.CLIP, self.CLIP)
+        """[..., *observation] -> the same in fp32."""
+        scaled: Tensor = (obs.flatten(-self._dims).float() - self.mean) * (self.variance + 1e-8).rsqrt()
+        return scaled.clamp(-self.clip, self.clip).view(obs.shape)
 
     def sums(self, rows: Tensor) -> Tensor:
-        """What ``add`` needs of rows [M, N]: [2N + 1] in fp64: sums, sums of squares about the mean so far, and M."""
-        about = rows.double() - self.mean.double()
+        """What ``add`` needs of rows [M, *observation]: [2N + 1] in fp64.
+
+        Sums, sums of squares about the mean so far, and M.
+        """
+        about = rows.flatten(-self._dims).double() - self.mean.double()
         return torch.cat([about.sum(0), about.square().sum(0), about.new_tensor([len(rows)])])
 
     def add(self, sums: Tensor) -> None:

@@ -310,7 +310,7 @@ def test_images_of_odd_and_uneven_sizes_fit() -> None:
 
 @pytest.mark.parametrize(
     ("trunk", "obs_shape", "allowed"),
-    [("mlp", (1, 42, 42), "conv or residual"), ("conv", (4,), "mlp"), ("residual", (4,), "mlp")],
+    [("mlp", (1, 42, 42), "conv, residual, nature or impala"), ("conv", (4,), "mlp"), ("residual", (4,), "mlp")],
 )
 def test_fault_24_a_trunk_that_cannot_read_the_observations_is_refused(
     trunk: str, obs_shape: tuple[int, ...], allowed: str

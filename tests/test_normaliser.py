@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from graphs import (
     TINY,
@@ -26,7 +25,6 @@ from resuming import SaveAt, differences, final_state
 from wide_cartpole import WIDE
 
 from cdrl_pl.agents.certificate import load_certificate
-from cdrl_pl.checks import ConfigError
 from cdrl_pl.distributions import log_prob
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 from cdrl_pl.normaliser import Normaliser
@@ -44,7 +42,7 @@ def rows(seed: int = 0, count: int = 900) -> np.ndarray:
 
 
 def fed(*parts: np.ndarray) -> Normaliser:
-    normaliser = Normaliser(3)
+    normaliser = Normaliser((3,))
     for part in parts:
         normaliser.add(normaliser.sums(torch.from_numpy(part)))
     return normaliser
@@ -82,17 +80,29 @@ def test_vectors_are_read_in_deviations_from_their_mean_cut_off_at_ten() -> None
 
 
 def test_vectors_are_read_as_they_are_before_the_first_row() -> None:
-    torch.testing.assert_close(Normaliser(3)(torch.tensor([1.0, -2.0, 3.0])), torch.tensor([1.0, -2.0, 3.0]))
+    torch.testing.assert_close(Normaliser((3,))(torch.tensor([1.0, -2.0, 3.0])), torch.tensor([1.0, -2.0, 3.0]))
 
 
 def test_a_number_that_never_varies_is_read_as_zero() -> None:
     assert fed(np.full((5, 3), 7.0, np.float32))(torch.full((3,), 7.0)).tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("trunk", ["conv", "residual"])
-def test_pictures_are_not_normalised(trunk: Any) -> None:
-    with pytest.raises(ConfigError, match=r"network.normalise is True; it must be false but for the trunk mlp"):
-        NetworkConfig(trunk=trunk, normalise=True)
+def test_every_pixel_of_pictures_has_statistics_of_its_own() -> None:
+    pictures = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (50, 2, 4, 4), np.uint8))
+    normaliser = Normaliser((2, 4, 4))
+    normaliser.add(normaliser.sums(pictures))
+    exact = pictures.double()
+    wanted = ((exact - exact.mean(0)) / exact.std(0, correction=0)).float()
+    torch.testing.assert_close(normaliser(pictures), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        normaliser(pictures.view(5, 10, 2, 4, 4)), wanted.view(5, 10, 2, 4, 4), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_what_is_read_is_cut_off_where_the_network_says() -> None:
+    network = PolicyNetwork(NetworkConfig("mlp", lstm=0, normalise=True, clip=5.0), (3,), 2)
+    assert network.normaliser is not None
+    assert network.normaliser(torch.tensor([[1e9, -1e9, 0.5]])).tolist() == [[5.0, -5.0, 0.5]]
 
 
 # In a run

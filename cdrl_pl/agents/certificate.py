@@ -173,8 +173,11 @@ def _check_shapes(path: Path, certificate: Certificate) -> None:
     counts = spec.action_counts
     if counts and (min(counts) < 1 or sum(counts) != spec.num_actions):
         raise CertificateError(f"{where}: {spec.num_actions} actions in choices of {str(counts)[:200]}: refused")
-    sizes = (*spec.obs_shape, network.channels, network.hidden, network.lstm, spec.num_actions)
-    if not spec.obs_shape or min(*spec.obs_shape, spec.num_actions) < 1 or max(sizes) > 2**14 or network.depth > 100:
+    hidden = network.hidden if isinstance(network.hidden, tuple) else (network.hidden,)
+    layers = [*hidden, *network.after, *(size for layer in network.convolutions for size in layer)]
+    sizes = (*spec.obs_shape, network.channels, network.lstm, network.gru, spec.num_actions, *layers)
+    deep = max(network.depth, len(layers)) > 100
+    if not spec.obs_shape or min(*spec.obs_shape, spec.num_actions) < 1 or max(sizes) > 2**14 or deep:
         raise CertificateError(f"{where}: sizes {str(sizes)[:200]}, depth {network.depth}: refused")
     try:
         with torch.device("meta"):

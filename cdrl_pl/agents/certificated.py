@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from cdrl_pl.agents.certificate import load_certificate, named_modules
@@ -71,6 +72,9 @@ class CertificatedAgent(FrozenAgent):
     ) -> None:
         super().__init__()
         self.certificate, weights = load_certificate(folder, trust)
+        imported = self.certificate.training.get("imported")
+        if isinstance(imported, dict) and (reason := imported.get("forced")):
+            rank_zero_warn(f"{folder} was imported by force: {reason}")
         env_steps = self.certificate.training.get("env_steps")
         self.certificated_at: int | None = env_steps if isinstance(env_steps, int) else None
         self.env, self.spec = self._trusted_env(trust), self.certificate.spec

@@ -94,7 +94,7 @@ def record(kind: type[Record], content: Any) -> Record:
     unknown = set(content) - {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    values = {k: _as_tuples(v) for k, v in content.items()}
     for name, hint in get_type_hints(kind).items():
         inner = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
         if inner is not None and isinstance(values.get(name), dict):
@@ -102,6 +102,10 @@ def record(kind: type[Record], content: Any) -> Record:
         if name in values and not _is(values[name], hint):
             raise TypeError(f"{kind.__name__}.{name} is {str(values[name])[:80]!r}, which is not {hint}")
     return kind(**values)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _is(value: Any, hint: Any) -> bool:
