@@ -50,7 +50,7 @@ def learning_curves(comparison: Comparison, width: float = WIDE) -> Figure:
         colour, marker, dash = look[arm.name]
         grid, curves = grid_curves(arm, comparison.agent, comparison.T_max)
         middle, low, high = st.band(curves)
-        label = wrapped(f"{arm.label} ({len(arm.runs)} run{'s' * (len(arm.runs) != 1)})", 58)
+        label = wrapped(f"{arm.label} ({len(arm.runs)} run{'s' * (len(arm.runs) != 1)})", 46 if wide else 52)
         axis.plot(
             grid, middle, color=colour, linewidth=2.2, label=label, linestyle=dash, marker=marker, markersize=6,
             markevery=(4 * place + 3, 24), markeredgecolor=LIGHT.background, markeredgewidth=0.8, zorder=3,

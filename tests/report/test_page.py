@@ -8,11 +8,13 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import yaml
 from made_runs import make_run
 from markdown_it import MarkdownIt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from cdrl_pl.cli import report as command
@@ -21,7 +23,7 @@ from cdrl_pl.report.captions import alt
 from cdrl_pl.report.figures import FIGURES, Drawing, draw, final_scores, learning_curves
 from cdrl_pl.report.panels import actions, kls
 from cdrl_pl.report.runs import Comparison, read_folder
-from cdrl_pl.report.style import BASELINE, COLOURS, DARK, LIGHT, NARROW, WIDE, dark, looks
+from cdrl_pl.report.style import BASELINE, COLOURS, DARK, LIGHT, NARROW, STYLE, WIDE, dark, looks
 
 HOSTILE = "a|b <img src=x onerror=alert(1)> `code`\n# *bold* [x](y) \\ $1$ &amp; _c_ ~~d~~"
 PLAIN = " ".join(HOSTILE.split())
@@ -186,6 +188,18 @@ def test_arms_differ_by_more_than_hue(experiment: Path) -> None:
             assert one.marker != other.marker and one.colour != other.colour
     axis = learning_curves(comparison).axes[0]
     assert [line.get_marker() for line in axis.get_lines() if line.get_linewidth() > 2] == ["o", "s"]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_long_titles_of_arms_stay_within_the_figure(width: float, experiment: Path) -> None:
+    comparison = read_folder(experiment)
+    title = "into the distillation layer, F right with probability 1"
+    arms = [replace(comparison.arms[1], name=f"arm {i}", title=title) for i in range(4)]
+    with matplotlib.rc_context(STYLE):
+        figure = learning_curves(replace(comparison, arms=[comparison.base, *arms]), width)
+        FigureCanvasAgg(figure).draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("figure", [final_scores, kls, actions])
