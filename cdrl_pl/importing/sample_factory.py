@@ -115,11 +115,10 @@ def _encoder(
         convolutions, linear = (layers(state, f"{ENCODER}.enc.{part}") for part in ("conv_head", "mlp_layers"))
         return convolutional(convolutions, STRIDES[architecture], linear)
     if architecture == "resnet_impala" and f"{ENCODER}.conv_head.0.weight" in state:
-        parts = [
-            (4 * stage, (f"{4 * stage + block}.res_block_core.{layer}" for block in (2, 3) for layer in (1, 3)))
-            for stage in range(3)
-        ]
-        names = [f"{ENCODER}.conv_head.{part}" for first, rest in parts for part in (first, *rest)]
+        names = []
+        for stage in range(0, 12, 4):
+            parts = [f"{stage + block}.res_block_core.{layer}" for block in (2, 3) for layer in (1, 3)]
+            names += [f"{ENCODER}.conv_head.{part}" for part in (stage, *parts)]
         if missing := [name for name in names if f"{name}.weight" not in state or f"{name}.bias" not in state]:
             raise ImportedFileError(f"its model has no {missing[0]}; {OPEN}")
         pairs = [(state[f"{name}.weight"], state[f"{name}.bias"]) for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,13 @@ from torch import Tensor
 from cdrl_pl.importing.archive import ImportedFileError
 
 MAX_FILE = 2**30  # bytes
+# Of NumPy's numbers, as older and newer versions name them: each is made of a type and its bytes.
+NUMBERS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+]
 
 
 def content_of(path: Path) -> bytes:
@@ -33,7 +41,7 @@ def content_of(path: Path) -> bytes:
 
 
 def unpickled(what: str, content: bytes) -> Any:
-    """What ``torch.save`` wrote, where it is tensors and plain values alone; nothing of it is executed.
+    """What ``torch.save`` wrote, where it is tensors and plain values, NumPy's numbers among them; nothing is executed.
 
     Args:
         what: it is, for the message.
@@ -43,10 +51,12 @@ def unpickled(what: str, content: bytes) -> Any:
         ImportedFileError: it holds more than that, or is damaged.
     """
     try:
-        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImportedFileError(f"{what} is more than tensors, or damaged; refused: {reason}") from None
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        named = re.search(r"(?:GLOBAL|class) ([\w.]+\w)", str(error))
+        reason = f": it names {named[1]}" if named else ""
+        raise ImportedFileError(f"{what} is more than tensors, or damaged; refused{reason}") from None
 
 
 def checked_state(what: str, state: Any) -> dict[str, Tensor]:

@@ -99,7 +99,9 @@ def test_every_import_is_declared_and_what_is_imported_without_an_extra_is_a_dep
     assert undeclared(imports(*(path for path in sources if path not in drawing)), needed) == set()
     assert undeclared(imports(*drawing), needed + extras["plot"]) == set()
     assert undeclared(imports(*drawing), needed) == {"matplotlib"}
-    tests = [*(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "docs").rglob("*.py")]
+    made_elsewhere = REPOSITORY / "tests" / "data" / "sample_factory"  # by a library that needs an older gymnasium
+    tests = [path for path in (REPOSITORY / "tests").rglob("*.py") if made_elsewhere not in path.parents]
+    tests += (REPOSITORY / "docs").rglob("*.py")
     helpers = {path.stem for path in (REPOSITORY / "tests" / "support").glob("*.py")} | {"benchmarks"}
     assert undeclared(imports(*tests) - helpers, needed + extras["test"]) == set()
 

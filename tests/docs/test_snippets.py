@@ -24,7 +24,7 @@ import yaml
 from command_line import REPOSITORY, Run, call, environment
 from experiments import FAKE
 
-from cdrl_pl.cli import doctor, experiment, report
+from cdrl_pl.cli import doctor, experiment, importing, report
 from cdrl_pl.experiment import driver
 
 run = command_line.run
@@ -38,7 +38,11 @@ NOT_RUN = {
     "torchrun": "tests/training/test_ddp.py starts it",
 }
 SHIPPED = ("configs", "teachers", "alignments")
-RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR = "resolved", "run", "experiment", "report", "doctor"
+RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT = "resolved", "run", "experiment", "report", "doctor", "import"
+# The file that a page names, and what stands for it.
+IMPORTED = {"ppo-CartPole-v1.zip": REPOSITORY / "tests" / "data" / "sb3" / "ppo.zip"}
+    "ppo-CartPole-v1.zip": REPOSITORY / "tests" / "data" / "sb3" / "ppo.zip"
+}  # a page's file: what stands for it
 PASSED_OVER = "not run"
 
 
@@ -59,7 +63,7 @@ def kind_of(line: str) -> str:
         return PASSED_OVER
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "cdrl_pl"], line
-    if words[3] in (EXPERIMENT, REPORT, DOCTOR):
+    if words[3] in (EXPERIMENT, REPORT, DOCTOR, IMPORT):
         return words[3]
     return RESOLVED if any(word.startswith(SHIPPED) for word in words) else RUN
 
@@ -109,6 +113,9 @@ class Reader:
             self.experiment(words[1:])
         elif kind == DOCTOR:
             assert doctor.main(words[1:]) == 0
+        elif kind == IMPORT:
+            shutil.copy(IMPORTED[words[2]], self.folder / words[2])
+            assert importing.main([*words[1:], "--episodes=4"]) == 0
         elif kind == REPORT:
             assert report.main(words[1:]) == 0
 
@@ -171,7 +178,7 @@ def test_every_snippet_does_what_it_says(page: Path, reader: Reader) -> None:
 def test_every_kind_of_snippet_is_there() -> None:
     texts = [text for page in PAGES for language, text in blocks(page) if language == "sh"]
     kinds = {kind_of(line) for text in texts for line in lines(text)}
-    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, PASSED_OVER}
+    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT, PASSED_OVER}
     first = {next(word for word in NOT_RUN if line.startswith(word)) for text in texts for line in lines(text)
              if kind_of(line) == PASSED_OVER}  # fmt: skip
     assert first == set(NOT_RUN), "what is listed as not run must be there"

@@ -120,6 +120,8 @@ def test_pickled_weights_are_not_unpickled(tmp_path: Path) -> None:
         with pytest.raises(ImportedFileError, match=r"policy\.pth is more than tensors, or damaged; refused"):
             read_sb3(path)
     assert not harm.exists()
+    with pytest.raises(ImportedFileError, match=r"refused: it names posix\.mkdir$"):
+        unpickled("x", content.getvalue())
     pickle.loads(pickle.dumps(Trap(harm)))  # the trap works
     assert harm.exists()
 
@@ -166,7 +168,10 @@ def test_a_state_of_anything_but_finite_tensors_is_refused() -> None:
         checked_state("x", [torch.zeros(1)])
     with pytest.raises(ImportedFileError, match="x: a is not finite"):
         checked_state("x", {"a": torch.tensor([torch.inf])})
-    assert unpickled("x", saved({"a": torch.ones(1)}))["a"] == 1
+    numbers = {"a": torch.ones(1), "b": np.float64(2.5), "c": np.int64(3), "d": [1, "text", None]}
+    assert unpickled("x", saved(numbers)) == numbers
+    with pytest.raises(ImportedFileError, match="x is more than tensors, or damaged; refused"):
+        unpickled("x", saved({"a": np.array([{}, None], object)}))
 
 
 def saved(value: Any) -> bytes:
