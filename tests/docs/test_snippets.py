@@ -41,8 +41,6 @@ SHIPPED = ("configs", "teachers", "alignments")
 RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT = "resolved", "run", "experiment", "report", "doctor", "import"
 # The file that a page names, and what stands for it.
 IMPORTED = {"ppo-CartPole-v1.zip": REPOSITORY / "tests" / "data" / "sb3" / "ppo.zip"}
-    "ppo-CartPole-v1.zip": REPOSITORY / "tests" / "data" / "sb3" / "ppo.zip"
-}  # a page's file: what stands for it
 PASSED_OVER = "not run"
 
 
