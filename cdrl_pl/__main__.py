@@ -6,7 +6,7 @@ import sys
 
 HELP = """\
 usage: python -m cdrl_pl {{fit,validate,test,predict}} --config FILE [options]
-       python -m cdrl_pl {{experiment,report,doctor}} ...
+       python -m cdrl_pl {{experiment,report,doctor,export}} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
@@ -17,6 +17,7 @@ Deep reinforcement learning agents that teach each other across different tasks.
   experiment  run every arm of an experiment file with every seed, or what is missing of it
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
   doctor      check this machine, and a config's run up to its first worker: what would fail, and what to change
+  export      write a certificated teacher as an ONNX graph
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
 {options}
@@ -28,7 +29,7 @@ python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_
 
 WIDTH = 120  # columns
 
-COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "doctor")
+COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "doctor", "export")
 
 
 def help_text() -> str:
@@ -75,6 +76,10 @@ def main() -> None:
         from cdrl_pl.cli.doctor import main as doctor
 
         raise SystemExit(doctor(arguments[1:]))
+    if arguments[0] == "export":
+        from cdrl_pl.cli.exporting import main as export
+
+        raise SystemExit(export(arguments[1:]))
     from cdrl_pl.cli.slips import check_slips
     from cdrl_pl.system.stop import end_at_once_when_told
 

@@ -247,9 +247,13 @@ class PolicyNetwork(nn.Module):
 
     def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
+        return self.step(obs, state.masked_fill(resets.unsqueeze(-1), 0.0) if self.state_size else state)
+
+    def step(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``act``, where no episode begins."""
         hidden = self._see(obs, self.trunk)
         if self.lstm is not None:
-            hidden, state = self._remember(hidden, state.masked_fill(resets.unsqueeze(-1), 0.0))
+            hidden, state = self._remember(hidden, state)
         hidden = hidden.float()
         valued = self._valued(obs, hidden)
         with torch.autocast(hidden.device.type, enabled=False):
