@@ -195,6 +195,11 @@ class PolicyNetwork(nn.Module):
             head.weight.mul_(0.05)  # start near the uniform policy and a value of 0
             head.bias.zero_()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def initial_state(self, copies: int, device: torch.device | str = "cpu") -> Tensor:
         """Zeros [B, S]."""
         return torch.zeros(copies, self.state_size, device=device)

@@ -183,7 +183,7 @@ def play(
         watch: looks on; the games can then be drawn. For one copy.
         max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
     """
-    device = next(network.parameters()).device
+    device = network.device
     rngs = [np.random.Generator(np.random.PCG64(q.sampling_seed)) for q in quotas]
     left = np.array([q.episodes for q in quotas])
     resets, state = np.ones(len(quotas), bool), network.initial_state(len(quotas), device)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cdrl_pl import __version__
 from cdrl_pl.envs import EnvConfig, EnvSpec
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.networks import ONNX, PolicyNetwork
 from cdrl_pl.onnx.extra import OnnxError, needed
 from cdrl_pl.onnx.session import start
 from cdrl_pl.storage.atomic import named, write_whole
@@ -84,6 +84,8 @@ def write_onnx(path: Path, network: PolicyNetwork, env: EnvConfig, spec: EnvSpec
     """
     if path.exists():
         raise OnnxError(f"{path} is there already; nothing is overwritten")
+    if network.config.trunk == ONNX:
+        raise OnnxError(f"what is to be written to {path} is an ONNX graph already; copy its file")
     network = network.eval()
     content = graph_of(network, spec, described(env, spec) | origin)
     difference = compare(content, network, spec, str(path))

@@ -74,6 +74,8 @@ class OnnxNetwork(PolicyNetwork):
         OnnxError: the file is refused, or its graph is of other observations or actions.
     """
 
+    temperature: Tensor
+
     def __init__(self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int) -> None:
         nn.Module.__init__(self)
         options = dict(config.trunk_options)
@@ -91,8 +93,14 @@ class OnnxNetwork(PolicyNetwork):
             )
         self.state_size = sum(self.graph.states.values())
         self.normaliser = self.value_trunk = self.lstm = None
-        self.temperature = nn.Parameter(torch.tensor(float(self.options.temperature)), requires_grad=False)
+        temperature = torch.tensor(float(self.options.temperature))
+        self.register_buffer("temperature", temperature, persistent=False)  # the config's, whatever a checkpoint had
         self._session: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes and gives numbers; it runs on the CPU."""
+        return self.temperature.device
 
     def check_observed(self, dtype: str) -> None:
         """Refuses a task whose observations the graph does not read.
