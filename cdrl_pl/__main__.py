@@ -6,7 +6,7 @@ import sys
 
 HELP = """\
 usage: python -m cdrl_pl {{fit,validate,test,predict}} --config FILE [options]
-       python -m cdrl_pl {{experiment,report,import,doctor}} ...
+       python -m cdrl_pl {{experiment,report,import,export,doctor}} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
@@ -16,8 +16,9 @@ Deep reinforcement learning agents that teach each other across different tasks.
   predict     record a video of every agent
   experiment  run every arm of an experiment file with every seed, or what is missing of it
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
-  import      make a certificated teacher of a policy of another library (Stable-Baselines3), and prove it by playing
+  import      make a certificated teacher of a policy of another library, and prove it by playing
   doctor      check this machine, and a config's run up to its first worker: what would fail, and what to change
+  export      write a certificated teacher as an ONNX graph
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
 {options}
@@ -29,7 +30,7 @@ python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_
 
 WIDTH = 120  # columns
 
-COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "import", "doctor")
+COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "import", "export", "doctor")
 
 
 def help_text() -> str:
@@ -80,6 +81,10 @@ def main() -> None:
         from cdrl_pl.cli.doctor import main as doctor
 
         raise SystemExit(doctor(arguments[1:]))
+    if arguments[0] == "export":
+        from cdrl_pl.cli.exporting import main as export
+
+        raise SystemExit(export(arguments[1:]))
     from cdrl_pl.cli.slips import check_slips
     from cdrl_pl.system.stop import end_at_once_when_told
 

@@ -12,10 +12,10 @@ from cdrl_pl.checks import ConfigError
 from cdrl_pl.class_paths import is_class_path
 from cdrl_pl.memory import Memory, remember_rollout, remember_step
 from cdrl_pl.normaliser import Normaliser
-from cdrl_pl.trunks import NetworkConfig, build_trunk, fully_connected
+from cdrl_pl.trunks import ONNX, NetworkConfig, build_trunk, fully_connected
 from cdrl_pl.types import PolicyOutput
 
-__all__ = ["AlignmentNetwork", "NetworkConfig", "PolicyNetwork"]
+__all__ = ["ONNX", "AlignmentNetwork", "NetworkConfig", "PolicyNetwork"]
 
 
 class PolicyNetwork(nn.Module):
@@ -78,6 +78,11 @@ class PolicyNetwork(nn.Module):
             head.weight.mul_(0.05)  # start near the uniform policy and a value of 0
             head.bias.zero_()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def initial_state(self, copies: int, device: torch.device | str = "cpu") -> Tensor:
         """Zeros [B, S]."""
         return torch.zeros(copies, self.state_size, device=device)
@@ -136,9 +141,13 @@ class PolicyNetwork(nn.Module):
 
     def act(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step: obs [B, *observation], state [B, S], resets [B] -> logits [B, A], values [B], state [B, S]."""
+        return self.step(obs, state.masked_fill(resets.unsqueeze(-1), 0.0) if self.state_size else state)
+
+    def step(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``act``, where no episode begins."""
         hidden = self._see(obs, self.trunk)
         if self.memory is not None:
-            hidden, state = remember_step(self.memory, hidden, state.masked_fill(resets.unsqueeze(-1), 0.0))
+            hidden, state = remember_step(self.memory, hidden, state)
         hidden = self._reasoned(hidden.float())
         valued = self._valued(obs, hidden)
         with torch.autocast(hidden.device.type, enabled=False):

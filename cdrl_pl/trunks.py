@@ -15,6 +15,7 @@ from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.class_paths import is_class_path, made
 
 TRUNKS = ("conv", "residual", "nature", "impala", "mlp")
+ONNX = "onnx"  # a graph in a file is the whole policy: of certificates and of an agent's policy alone
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     # in place, ELU's gradient comes from its output, without another exp
     "elu": lambda: nn.ELU(inplace=True),
@@ -73,10 +74,11 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         sizes = (("channels", 1), ("depth", 1), ("lstm", 0), ("gru", 0))
-        own, hidden = is_class_path(self.trunk), self.hidden if isinstance(self.hidden, tuple) else (self.hidden,)
+        named = is_class_path(self.trunk) or self.trunk == ONNX
+        hidden = self.hidden if isinstance(self.hidden, tuple) else (self.hidden,)
         rows = [
-            ("trunk", own or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
-            ("trunk_options", own or not self.trunk_options, "empty, but for a trunk by class path"),
+            ("trunk", named or self.trunk in TRUNKS, f"{', '.join(TRUNKS)}, or the class path of a torch module"),
+            ("trunk_options", named or not self.trunk_options, "empty, but for a trunk by class path"),
             ("activation", self.activation in ACTIVATIONS, " or ".join(ACTIVATIONS)),
             ("value", self.value in ("shared", "own"), "shared or own"),
             ("value", self.value == "shared" or not (self.lstm or self.gru), "shared, but for lstm 0 and gru 0"),
@@ -152,6 +154,8 @@ def build_trunk(config: NetworkConfig, obs_shape: tuple[int, ...]) -> tuple[nn.M
     """
     if is_class_path(config.trunk):
         return _own_trunk(config, obs_shape)
+    if config.trunk == ONNX:
+        raise ConfigError("network.trunk is onnx, which does not learn; a graph is an agent's policy or certificate")
     images = len(obs_shape) == 3
     if images == (config.trunk == "mlp"):
         allowed = "conv, residual, nature or impala" if images else "mlp"

@@ -1,7 +1,7 @@
-"""A certificated teacher: a folder with ``weights.safetensors`` and ``certificate.json``.
+"""A certificated teacher: a folder with ``certificate.json`` and ``weights.safetensors``, or ``policy.onnx``.
 
 Nothing in either file is executed, and nothing that it names is imported but from modules that the user trusts. The
-certificate carries the SHA-256 of the weights file.
+certificate carries the SHA-256 of the weights file, or of the graph.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch import Tensor
 from cdrl_pl.class_paths import is_class_path, is_within
 from cdrl_pl.envs import EnvConfig, EnvSpec, renamed, resolve
 from cdrl_pl.evaluation.score import Score
-from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.networks import ONNX, NetworkConfig, PolicyNetwork
+from cdrl_pl.onnx.network import OnnxNetwork, located, without_place
 from cdrl_pl.storage.atomic import write_json, write_whole
 from cdrl_pl.storage.fingerprint import versions
 from cdrl_pl.storage.verified import CertificateError, check_tensors, read, read_verified, record, sha256
 
-WEIGHTS, CERTIFICATE = "weights.safetensors", "certificate.json"
+WEIGHTS, GRAPH, CERTIFICATE = "weights.safetensors", "policy.onnx", "certificate.json"
 EXPECTED = "a teacher is a folder with it"
 FORMAT = 1
 
@@ -42,7 +43,7 @@ class Certificate:
         training: decisions (env_steps), seed, threshold and mean return, in points, and the number of evaluations that
             certificated it; the factor of its rewards, in which its values are.
         versions: of what trained it.
-        sha256: checksum of the weights file, in hexadecimal digits.
+        sha256: checksum of the weights file, or of the graph, in hexadecimal digits.
         format: version of the certificate's own layout, without unit.
     """
 
@@ -76,14 +77,18 @@ def save_certificate(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+    name, content, structure = WEIGHTS, b"", network.config
+    if isinstance(network, OnnxNetwork):
+        name, content, structure = GRAPH, network.graph.content, without_place(structure)
+    else:
+        content = save_tensors({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     env = resolve(env)
     module, _, bare = env.id.rpartition(":")
     imported = {"module": module, "wrappers": list(env.wrappers)}
     env = replace(env, id=bare, wrappers=())  # a certificate names nothing to import: that is said for people alone
     training = {**training, **{what: name for what, name in imported.items() if name}}
-    certificate = Certificate(env, spec, network.config, evaluation, training, versions(), sha256(weights))
-    write_whole(folder / WEIGHTS, weights)
+    certificate = Certificate(env, spec, structure, evaluation, training, versions(), sha256(content))
+    write_whole(folder / name, content)
     write_json(folder / CERTIFICATE, asdict(certificate))
     own = named_modules(certificate)
     stored, _ = load_certificate(folder, tuple(own))  # what was written is read back before it is called stored
@@ -113,6 +118,7 @@ def load_certificate(folder: str | Path, trust: Sequence[str] = ()) -> tuple[Cer
     Raises:
         CertificateError: a file is missing or malformed, the checksum does not match, or the weights are not of the
             network that the certificate names; its trunk is a class that is not in ``trust``.
+        OnnxError: it is a graph that is refused.
     """
     certificate = read_certificate(folder)
     trunk, folder = certificate.network.trunk, Path(folder)
@@ -121,9 +127,20 @@ def load_certificate(folder: str | Path, trust: Sequence[str] = ()) -> tuple[Cer
             f"{folder / CERTIFICATE}: network.trunk is {trunk!r}, which is not imported unasked: name its module as "
             f"the agent's trust (--trust {module} beside --teacher)"
         )
+    if trunk == ONNX:
+        return _load_graph(folder, certificate)
     weights = read_verified(folder / WEIGHTS, certificate.sha256, EXPECTED)
     _check_shapes(folder / WEIGHTS, certificate)
     return certificate, load_tensors(weights)
+
+
+def _load_graph(folder: Path, certificate: Certificate) -> tuple[Certificate, dict[str, Tensor]]:
+    """The certificate, whose network is then the graph beside it, looked at."""
+    spec, network = certificate.spec, certificate.network
+    network = located(folder / GRAPH, network.trunk_options, certificate.sha256)
+    graph = OnnxNetwork(network, spec.obs_shape, spec.num_actions)
+    graph.check_observed(spec.obs_dtype)
+    return replace(certificate, network=network), dict(graph.state_dict())
 
 
 def read_certificate(folder: str | Path) -> Certificate:

@@ -17,7 +17,8 @@ from cdrl_pl.agents.student import LearnerConfig
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.class_paths import is_within
 from cdrl_pl.envs import EnvConfig, EnvError, EnvSpec, describe, resolve
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.networks import ONNX, PolicyNetwork
+from cdrl_pl.onnx.network import build_network
 from cdrl_pl.types import PolicyOutput, Rollout
 
 
@@ -49,7 +50,7 @@ class FrozenAgent(pl.LightningModule):
 
 
 class CertificatedAgent(FrozenAgent):
-    """A frozen expert from a folder with ``weights.safetensors`` and ``certificate.json``; checked on load.
+    """A frozen expert from a folder with ``certificate.json`` and its weights or graph; checked on load.
 
     Args:
         folder: of the teacher, with both files.
@@ -78,7 +79,7 @@ class CertificatedAgent(FrozenAgent):
         env_steps = self.certificate.training.get("env_steps")
         self.certificated_at: int | None = env_steps if isinstance(env_steps, int) else None
         self.env, self.spec = self._trusted_env(trust), self.certificate.spec
-        self.network = PolicyNetwork(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
+        self.network = build_network(self.certificate.network, self.spec.obs_shape, self.spec.num_actions)
         self.network.load_state_dict(weights)
         if actions is not None:
             self._relabel(actions)
@@ -132,6 +133,8 @@ class CertificatedAgent(FrozenAgent):
                 f"actions is {list(actions)}, but {self.env.id} makes several choices, of {self.spec.action_counts} "
                 "actions; it is for one choice alone"
             )
+        if self.network.config.trunk == ONNX:
+            raise ConfigError(f"actions is {list(actions)}, but the policy is an ONNX graph, whose actions are its own")
         if set(actions) != set(range(count)):
             raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
         own = self.env.actions or range(count)

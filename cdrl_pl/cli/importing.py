@@ -17,26 +17,29 @@ from rich.console import Console
 from cdrl_pl.agents.certificate import CERTIFICATE, save_certificate
 from cdrl_pl.checks import SEEDS, ConfigError, is_seed
 from cdrl_pl.cli.options import PROGRAM, OptionParser
-from cdrl_pl.envs import EnvConfig, resolve, with_noops
+from cdrl_pl.envs import resolve, with_noops
 from cdrl_pl.evaluation.display import EvaluationDisplay, table
 from cdrl_pl.evaluation.evaluate import evaluate
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.importing.cleanrl import read_cleanrl
+from cdrl_pl.importing.onnx import read_onnx
 from cdrl_pl.importing.policy import ImportedPolicy
 from cdrl_pl.importing.proof import NOOP_MAX, Proof, causes, prove, temperature_for
 from cdrl_pl.importing.sample_factory import read_sample_factory
 from cdrl_pl.importing.sb3 import read_sb3
-from cdrl_pl.importing.task import as_its_library, checked, read_task
+from cdrl_pl.importing.task import as_its_library, checked, read_mapping, read_task
 from cdrl_pl.importing.tensors import read_statistics
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.networks import ONNX, PolicyNetwork
+from cdrl_pl.onnx.network import OnnxNetwork
 from cdrl_pl.storage.atomic import disk_full
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.stop import Stopped, StopRequest
 
-FORMATS: dict[str, Callable[[Path], ImportedPolicy]] = {
+FORMATS: dict[str, Callable[..., ImportedPolicy]] = {
     "sb3": read_sb3,
     "cleanrl": read_cleanrl,
     "sample_factory": read_sample_factory,
+    "onnx": read_onnx,
 }
 ABOUT = """\
 Makes a certificated teacher of a policy that another library has trained: its weights go into a network of this
@@ -50,6 +53,7 @@ Formats:
   sb3      Stable-Baselines3 and sb3-contrib 2.x: PPO, A2C, DQN, QR-DQN, RecurrentPPO, MaskablePPO
   cleanrl  its scripts dqn, dqn_atari, qdagger_dqn_atari_impalacnn, ppo and ppo_atari
   sample_factory  2.x: a checkpoint, or an experiment's folder; MLP, convnet and resnet_impala, LSTM and GRU
+  onnx     any graph with the input obs and the output logits or q, and recurrent states as h and h_out (--graph)
 
 A policy that plays far below what is expected, or no better than random actions, is not stored: then what was made of
 it is mostly not what it was trained on, and the likely causes are named. Ends with 0 where the teacher is stored, 1
@@ -73,7 +77,8 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         _check(given)
-        out, policy = Path(given.out), FORMATS[given.format](Path(given.file))
+        graph = read_mapping("--graph", given.graph) if given.graph else {}
+        out, policy = Path(given.out), FORMATS[given.format](Path(given.file), *([graph] if graph else []))
         env, filled = as_its_library(read_task(given.env), policy)
         if given.temperature is not None and not policy.is_q:
             raise ConfigError(f"--temperature is {given.temperature}, but {given.file} has no Q-values; leave it out")
@@ -81,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
         spec, policy = checked(env, policy)
         env = resolve(env)
         network = policy.build()
+        if isinstance(network, OnnxNetwork):
+            network.check_observed(spec.obs_dtype)
     except (ConfigError, OSError) as error:
         parser.error(str(error))
     say(f"{given.file}: {policy.origin['algorithm']} of {policy.origin['library']} {policy.origin['version']}")
@@ -100,7 +107,9 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         if policy.is_q:
-            _cool(network, policy, env, given, stop, say)
+            policy = policy.cooled(given.temperature or temperature_for(network, env, given.seed, stop.check))
+            network = policy.build()
+            say(f"its logits are Q-values divided by the temperature {policy.origin['temperature']:.4g}")
         proof = prove(network, given.episodes, expected, play)
         _show(proof, seconds)
         if proof.shortfall:
@@ -147,6 +156,12 @@ def _parser() -> OptionParser:
         metavar="T",
         help="of the softmax over Q-values, in points (default: its greedy action gets a mean probability of 0.9)",
     )
+    parser.add_argument(
+        "--graph",
+        metavar="MAPPING",
+        help="how an ONNX graph is read: output (logits or q), divisor (of uint8 observations where it reads float32, "
+        "255), names (the graph's own names of obs, logits, q, value, h, h_out, ...)",
+    )
     parser.add_argument("--force", action="store_true", help="store it however it plays")
     return parser
 
@@ -163,6 +178,8 @@ def _check(given: Namespace) -> None:
         raise ConfigError(f"--seed is {given.seed}; it must be {SEEDS}")
     if given.temperature is not None and not 0 < given.temperature < math.inf:
         raise ConfigError(f"--temperature is {given.temperature}; it must be above 0")
+    if given.graph and given.format != "onnx":
+        raise ConfigError(f"--graph is {given.graph!r}, but the format is {given.format}; it is for onnx")
     if given.expect is not None and not math.isfinite(given.expect):
         raise ConfigError(f"--expect is {given.expect}; it must be a number")
 
@@ -171,6 +188,8 @@ def _with_statistics(policy: ImportedPolicy, path: str | None) -> ImportedPolicy
     """The policy that normalises what it reads, as it did in training."""
     if path is None:
         return policy
+    if policy.network.trunk == ONNX:
+        raise ConfigError(f"--statistics is {path!r}, but a graph is run as it is; leave it out")
     if policy.network.normalise:
         raise ConfigError(f"--statistics is {path!r}, but the file has statistics of its own; leave it out")
     found = read_statistics(Path(path), math.prod(policy.obs_shape))
@@ -182,25 +201,6 @@ def _with_statistics(policy: ImportedPolicy, path: str | None) -> ImportedPolicy
     tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in own.items()}
     network = replace(policy.network, normalise=True, clip=float(found["clip"][0]))
     return replace(policy, network=network, weights={**policy.weights, **tensors})
-
-
-def _cool(
-    network: PolicyNetwork,
-    policy: ImportedPolicy,
-    env: EnvConfig,
-    given: Namespace,
-    stop: StopRequest,
-    say: Callable[[str], None],
-) -> None:
-    """Divides a Q-network's logits by the temperature, and notes it."""
-    temperature = given.temperature
-    if temperature is None:
-        temperature = temperature_for(network, env, given.seed, stop.check)
-    with torch.no_grad():
-        for parameter in network.policy_head.parameters():
-            parameter.div_(temperature)
-    policy.origin["temperature"] = temperature
-    say(f"its logits are Q-values divided by the temperature {temperature:.4g}")
 
 
 def _history(policy: ImportedPolicy, proof: Proof) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cdrl_pl.envs import EnvConfig, Game, describe, make_game
 from cdrl_pl.envs.games import check_finite
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.onnx.network import build_network
 from cdrl_pl.system.processes import STALL, in_processes
 from cdrl_pl.system.stop import Stopped
 from cdrl_pl.types import Episode
@@ -182,7 +183,7 @@ def play(
         watch: looks on; the games can then be drawn. For one copy.
         max_steps: decisions of each copy after which an unfinished episode is taken as it is; null: no limit.
     """
-    device = next(network.parameters()).device
+    device = network.device
     rngs = [np.random.Generator(np.random.PCG64(q.sampling_seed)) for q in quotas]
     left = np.array([q.episodes for q in quotas])
     resets, state = np.ones(len(quotas), bool), network.initial_state(len(quotas), device)
@@ -263,6 +264,6 @@ class _Share:
 
 def _play_share(share: _Share, tick: Callable[[Played], None]) -> list[list[Episode]]:
     spec = describe(share.env)
-    network = PolicyNetwork(share.network, spec.obs_shape, spec.num_actions).eval()
+    network = build_network(share.network, spec.obs_shape, spec.num_actions).eval()
     network.load_state_dict({name: torch.from_numpy(value) for name, value in share.weights.items()})
     return play(network, share.env, share.quotas, share.greedy, tick)

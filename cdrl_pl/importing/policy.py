@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.importing.archive import ImportedFileError
-from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.networks import ONNX, NetworkConfig, PolicyNetwork
+from cdrl_pl.onnx.network import OnnxNetwork
 from cdrl_pl.trunks import IMPALA
 
 USUAL = (84, 64, 96, 72, 42)  # sides of pictures, in pixels; several have the same number of features
@@ -46,7 +47,7 @@ class ImportedPolicy:
 
         (Pictures of 84 to 87 pixels have equally many features.)
         """
-        if len(obs_shape) != 3 or obs_shape[0] != self.obs_shape[0]:
+        if len(obs_shape) != 3 or obs_shape[0] != self.obs_shape[0] or self.network.trunk == ONNX:
             return self
         other = replace(self, obs_shape=obs_shape)
         try:
@@ -57,13 +58,25 @@ class ImportedPolicy:
         fits = all(name in made and made[name].shape == tensor.shape for name, tensor in self.weights.items())
         return other if fits else self
 
+    def cooled(self, temperature: float) -> ImportedPolicy:
+        """The policy whose logits are divided by a temperature, which its origin then has."""
+        origin = {**self.origin, "temperature": temperature}
+        if self.network.trunk == ONNX:
+            options = {**self.network.trunk_options, "temperature": temperature}
+            return replace(self, network=replace(self.network, trunk_options=options), origin=origin)
+        divided = {n: t / temperature for n, t in self.weights.items() if n.startswith("policy_head.")}
+        return replace(self, weights={**self.weights, **divided}, origin=origin)
+
     @torch.no_grad()
     def build(self) -> PolicyNetwork:
         """The network; heads that the policy has nothing for say nothing: 0 in every state.
 
         Raises:
             ImportedFileError: a tensor that the structure has no place for, or none for one of its places.
+            OnnxError: it is a graph that is refused.
         """
+        if self.network.trunk == ONNX:
+            return OnnxNetwork(self.network, self.obs_shape, self.num_actions).eval()
         network = PolicyNetwork(self.network, self.obs_shape, self.num_actions)
         state = network.state_dict()
         for name, tensor in self.weights.items():

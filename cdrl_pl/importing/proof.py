@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from cdrl_pl.envs import EnvConfig, make_game, with_noops
 from cdrl_pl.evaluation.score import Score
 from cdrl_pl.importing.policy import ImportedPolicy
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.networks import ONNX, NetworkConfig, PolicyNetwork
 
 NOOP_MAX = 30  # as of a certificate
 CERTAINTY = 0.9  # mean probability of the greedy action that a Q-network's temperature is made for
@@ -77,12 +76,19 @@ def prove(network: PolicyNetwork, episodes: int, expected: float | None, evaluat
         expected: mean return that it should have, in points; None: not known.
         evaluate: plays a network.
     """
-    uniform = copy.deepcopy(network)
-    for parameter in uniform.policy_head.parameters():
-        parameter.data.zero_()
-    chance = evaluate(uniform, "random actions", min(episodes, 20), False)
+    chance = evaluate(uniform(network), "random actions", min(episodes, 20), False)
     greedy = evaluate(network, "the policy, greedy", episodes, True)
     return Proof(evaluate(network, "the policy, sampled", episodes, False), greedy, chance, expected)
+
+
+def uniform(network: PolicyNetwork) -> PolicyNetwork:
+    """A small network that plays the same task at random: its logits are 0."""
+    pictures = len(network.obs_shape) == 3
+    config = NetworkConfig("conv" if pictures else "mlp", channels=1, depth=1, hidden=1, lstm=0)
+    made = PolicyNetwork(config, network.obs_shape, network.num_actions)
+    for parameter in made.policy_head.parameters():
+        parameter.data.zero_()
+    return made.eval()
 
 
 def causes(policy: ImportedPolicy, env: EnvConfig) -> Iterator[str]:
@@ -94,6 +100,8 @@ def causes(policy: ImportedPolicy, env: EnvConfig) -> Iterator[str]:
             f"how it saw its game: here env.view has size {view.size}, crop {view.crop}, stack {view.stack}, maximum "
             f"{view.maximum}, colour {view.colour}"
         )
+    elif policy.network.trunk == ONNX:
+        yield "what the graph reads: the same numbers, in the same order and units, as in training (--graph)"
     elif policy.network.normalise:
         yield "the statistics (--statistics): they must be those that were saved with this very model"
     else:

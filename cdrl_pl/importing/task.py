@@ -27,10 +27,7 @@ def read_task(text: str) -> EnvConfig:
             text = Path(text).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--env is {text!r}, which cannot be read: {error}") from None
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--env is no YAML: {str(error).splitlines()[0]}") from None
+    given = _plain("--env", text)
     if isinstance(given, str):
         return EnvConfig(given)
     if not isinstance(given, dict) or not isinstance(given.get("id"), str):
@@ -39,6 +36,28 @@ def read_task(text: str) -> EnvConfig:
         return record(EnvConfig, given)
     except TypeError as error:
         raise ConfigError(f"--env: {str(error).replace('EnvConfig.', 'env.').replace('EnvConfig', 'env')}") from None
+
+
+def read_mapping(option: str, text: str) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Args:
+        option: that it is given by, for the message.
+        text: of it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(given := _plain(option, text), dict):
+        raise ConfigError(f"{option} is {text[:200]!r}; it must be a mapping")
+    return given
+
+
+def _plain(option: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option} is no YAML: {str(error).splitlines()[0]}") from None
 
 
 def as_its_library(env: EnvConfig, policy: ImportedPolicy) -> tuple[EnvConfig, dict[str, Any]]:

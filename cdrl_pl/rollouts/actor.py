@@ -9,7 +9,8 @@ import torch
 
 from cdrl_pl.distributions import sample
 from cdrl_pl.envs import EnvSpec
-from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.networks import NetworkConfig
+from cdrl_pl.onnx.network import build_network
 from cdrl_pl.rollouts.shared_memory import SharedWeights
 from cdrl_pl.types import masked
 
@@ -60,7 +61,7 @@ class LocalActor:
         rng: np.random.Generator,
         bf16: bool = False,
     ) -> None:
-        self._network = PolicyNetwork(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
+        self._network = build_network(network, spec.obs_shape, spec.num_actions).eval().requires_grad_(False)
         if bf16:
             self._network.to_bf16()
         self._weights, self._rng, self._counts = weights, rng, spec.action_counts

@@ -14,6 +14,7 @@ import torch
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.envs import EnvConfig, EnvSpec, View
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
+from cdrl_pl.onnx.network import build_network
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, observation_names, rollout_schema
@@ -65,7 +66,7 @@ class Pool:
         context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":
             context.set_forkserver_preload(PRELOAD)
-        template = PolicyNetwork(network, spec.obs_shape, spec.num_actions)
+        template = build_network(network, spec.obs_shape, spec.num_actions)
         schema = rollout_schema(spec, template.state_size, config.steps, config.copies, tuple(others.values()))
         self._queue = 1 if config.deterministic else config.queue
         self._slots = Slots(context, schema, self._count * self._queue)

@@ -19,7 +19,7 @@ PACKAGES = ("cdrl_pl", "callbacks")
 # Files and folders that only read or start runs: no training process imports them.
 NOT_PART_OF_A_RUN = (
     "cdrl_pl/experiment/", "cdrl_pl/report/", "cdrl_pl/cli/checkup.py", "cdrl_pl/cli/doctor.py",
-    "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/report.py",
+    "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/exporting.py", "cdrl_pl/cli/report.py", "cdrl_pl/onnx/export.py",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def config_hash(config: dict[str, Any]) -> str:
     """SHA-256 of a resolved config (of ``fit --print_config``, or a run's ``config.yaml``).
 
     Seeds, the folder of the run, the checkpoint it resumes from and its tracker are left out; a teacher counts by the
-    content of its certificate, and a stored alignment by that of its file, wherever they lie.
+    content of its certificate, a stored alignment or a graph by that of its file, wherever they lie.
     """
     config = deepcopy(config)
     for key in ("seed_everything", "ckpt_path", "track"):
@@ -94,13 +94,15 @@ def _stored(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Path]
         for option in ("certificate", "init"):
             if folder := agent.get(option):
                 yield agent, option, Path(folder) / "certificate.json"
+        if (policy := agent.get("policy") or "").endswith(".onnx"):
+            yield agent, "policy", Path(policy)
     for transfer in config.get("model", {}).get("transfers") or []:
         if file := (transfer.get("alignment") or {}).get("file"):
             yield transfer["alignment"], "file", Path(file)
 
 
 def stored_files(config: dict[str, Any]) -> list[Path]:
-    """The certificates and alignments that a resolved config names, each of which has the SHA-256 of its weights."""
+    """The certificates, alignments and graphs that a resolved config names; the first have the SHA-256 of weights."""
     return [path for _, _, path in _stored(config)]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.agents.certificated import CertificatedAgent
+from cdrl_pl.agents.onnx_policy import SUFFIX, OnnxPolicy
 from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.agents.student import LearnerConfig, Student
 from cdrl_pl.agents.warm_start import warm_started
@@ -47,8 +48,11 @@ class AgentConfig:
             environment, its wrappers. Nothing else that a certificate names ever is.
         policy: Class path of a torch module of your own, a frozen expert in ``env``: made as Policy(obs_shape,
             **policy_options), it gives logits [N, actions] of float32 observations [N, *obs_shape]; images are scaled
-            to 0..1.
-        policy_options: Keywords of that module.
+            to 0..1. Or the file of an ONNX graph, FILE.onnx, with such observations as its input obs (or as uint8), any
+            recurrent states as h and h_out, and logits or q as an output.
+        policy_options: Keywords of that module. Of a graph: output ("logits" or "q"), temperature (what they are
+            divided by, without unit or in points), divisor (of uint8 observations where it reads float32, 255) and
+            names (the graph's own, by those here).
         teacher_weights: How the student shares its attention among several teachers.
     """
 
@@ -91,6 +95,8 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
         if config.certificate is not None:
             return CertificatedAgent(config.certificate, config.actions, config.env, config.trust)
         assert config.env is not None
+        if config.policy is not None and config.policy.endswith(SUFFIX):
+            return OnnxPolicy(config.policy, config.policy_options, config.env)
         if config.policy is not None:
             return OwnPolicy(config.policy, config.policy_options, config.env)
         if config.init is not None:

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.checks import ConfigError
+from cdrl_pl.networks import ONNX, PolicyNetwork
 
 Control = Literal["none", "random", "shuffled", "constant", "lagged", "own"]
 
@@ -27,7 +28,12 @@ def control_network(control: Control, teacher: PolicyNetwork, student: PolicyNet
 
     "random" has the teacher's structure and weights drawn anew (by the run's seed, without touching other draws);
     "lagged" is a copy of the student.
+
+    Raises:
+        ConfigError: the teacher has no weights that could be drawn.
     """
+    if control == "random" and teacher.config.trunk == ONNX:
+        raise ConfigError("control is 'random', but the teacher is an ONNX graph, which has no weights to draw anew")
     if control == "random":
         with torch.random.fork_rng():
             torch.manual_seed(torch.initial_seed() + 1)

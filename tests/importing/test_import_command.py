@@ -118,6 +118,7 @@ def test_a_q_network_gets_a_temperature(imports: Import) -> None:
         (["--env", "CartPole-v1", "--out", "x", "--seed", "-1"], "--seed is -1; it must be"),
         (["--env", "CartPole-v1", "--out", "x", "--expect", "nan"], "--expect is nan; it must be a number"),
         (["--env", "CartPole-v1", "--out", "x", "--temperature", "0"], "--temperature is 0.0; it must be above 0"),
+        (["--env", "CartPole-v1", "--out", "x", "--graph", "{}"], "--graph is '{}', but the format is sb3"),
         (["--env", "CartPole-v1", "--out", "x", "--temperature", "1"], "ppo.zip has no Q-values; leave it out"),
         (["--env", "CartPole-v1", "--out", "x", "--statistics", "none.npz"], "none.npz cannot be read: No such file"),
         (["--env", "CartPole-v1", "--out", "there"], "--out is 'there', where there is a teacher already"),

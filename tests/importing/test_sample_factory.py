@@ -201,5 +201,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_scale_without_statistics_is_refused(tmp_path: Path) -> None:
     state = torch.load(next((DATA / "plain" / "checkpoint_p0").iterdir()), weights_only=False)["model"]
     state = {name: tensor for name, tensor in state.items() if not name.startswith("obs_normalizer")}
-    with pytest.raises(ImportedFileError, match="its obs_scale is 255 and obs_subtract_mean 0, without normalize_input"):
+    with pytest.raises(
+        ImportedFileError, match="its obs_scale is 255 and obs_subtract_mean 0, without normalize_input"
+    ):
         read_sample_factory(made(tmp_path, state))
