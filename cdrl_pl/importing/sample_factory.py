@@ -46,14 +46,13 @@ def read_sample_factory(path: Path) -> ImportedPolicy:
         "format": "sample_factory", "library": "sample-factory", "version": "2", "algorithm": "APPO",
         "file": path.name, "sha256": sha256(content),
     }  # fmt: skip
-    steps, best = checkpoint.get("env_steps"), checkpoint.get("best_performance")
+    steps = checkpoint.get("env_steps")  # its best_performance is a mean of training, of policies before this one
     frames = config.get("env_frameskip", 1) if config.get("summaries_use_frameskip") else 1  # it counts frames then
     return _policy(
         state,
         config,
         origin=origin,
         env_steps=steps // max(int(frames), 1) if isinstance(steps, int) else None,
-        score=float(best) if path.name.startswith("best") and isinstance(best, int | float) else None,
     )
 
 

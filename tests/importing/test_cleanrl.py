@@ -49,7 +49,7 @@ def close(one: Tensor, other: Tensor) -> None:
 
 
 def test_a_file_that_its_script_wrote_says_what_the_script_said() -> None:
-    """dqn.py, CartPole-v1, 60,000 decisions; what it said of 1,000 observations is stored beside it."""
+    """dqn.py, CartPole-v1, 30,000 decisions; what it said of 1,000 observations is stored beside it."""
     policy = read_cleanrl(DATA / "dqn.cleanrl_model")
     obs = np.random.default_rng(0).normal(0.0, (1.0, 1.0, 0.1, 1.0), (1000, 4)).astype(np.float32)
     with np.load(DATA / "dqn_said.npz") as said:
