@@ -15,8 +15,8 @@ from cdrl_pl.storage.fingerprint import NOT_PART_OF_A_RUN
 # The rooms, from the ground up: a module imports from rooms before its own, and from its own room without a circle.
 # The root comes first: what everything speaks in. ``__main__`` comes last.
 ROOMS = (
-    "", "envs", "system", "storage", "rollouts", "evaluation", "agents", "transfer", "training", "experiment", "report",
-    "cli",
+    "", "envs", "system", "storage", "rollouts", "evaluation", "agents", "transfer", "training", "executors",
+    "experiment", "report", "cli",
 )  # fmt: skip
 PACKAGE = REPOSITORY / "cdrl_pl"
 MODULES = sorted(

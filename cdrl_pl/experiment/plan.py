@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
+from cdrl_pl.executors.choose import LOCAL, check_executor
 from cdrl_pl.shipped import config_file, located
 from cdrl_pl.spelling import nearest, nearest_config
 from cdrl_pl.yaml_file import YamlError, load
@@ -76,6 +77,7 @@ class Experiment:
         floor: return, in points, of a policy that knows nothing, from which areas under curves are counted.
         paper: published numbers.
         question: for people, what the arms are compared for, in one sentence; the report begins with it.
+        executor: where runs are started; one of ``cdrl_pl.executors.choose.EXECUTORS``.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Experiment:
     floor: float = 0.0
     paper: tuple[Published, ...] = ()
     question: str = ""
+    executor: str = LOCAL
 
     def options(self, arm: Arm) -> list[str]:
         """What every command line of a run of this arm begins with, whatever its seed."""
@@ -104,6 +107,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
     "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
     "config": ((str, list), False), "overrides": (list, False), "question": (str, False),
+    "executor": (str, False),
 }  # fmt: skip
 ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
 PUBLISHED = {
@@ -146,7 +150,7 @@ def read_recorded(path: str | Path) -> Experiment:
         raise ExperimentError(str(error)) from None
     try:
         return _experiment(content)
-    except ExperimentError as error:
+    except ConfigError as error:
         raise ExperimentError(f"{path}: {error}") from None
 
 
@@ -171,9 +175,9 @@ def _experiment(content: Any) -> Experiment:
         _check(f"paper[{i}].", entry, PUBLISHED)
         if entry["arm"] not in names:
             raise ExperimentError(f"paper[{i}].arm is {entry['arm']!r}; it must be one of {', '.join(names)}")
-    given = {
-        k: content[k] for k in ("episodes", "noop_max", "threshold", "floor", "question") if content.get(k) is not None
-    }
+    optional = ("episodes", "noop_max", "threshold", "floor", "question", "executor")
+    given = {option: content[option] for option in optional if option in content}
+    check_executor(given.get("executor", LOCAL))
     return Experiment(
         name=content["name"],
         folder=Path(content["folder"]),
