@@ -160,8 +160,13 @@ class Driver:
             self._lock = None
 
 
-def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
+def resolved_config(command: Sequence[str], arm: str, where: str = "arms.") -> dict[str, Any]:
     """The whole config of a command line that ends with ``--print_config``.
+
+    Args:
+        command: the command line.
+        arm: whose config it is, for errors.
+        where: what stands before it in them.
 
     Raises:
         ExperimentError: the command line is wrong, in its own words.
@@ -171,11 +176,11 @@ def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=READING
         )
     except subprocess.TimeoutExpired:
-        raise ExperimentError(f"arms.{arm}: its config was not read within {READING:g} s") from None
+        raise ExperimentError(f"{where}{arm}: its config was not read within {READING:g} s") from None
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip()] or ["it said nothing"]
         errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-        raise ExperimentError(f"arms.{arm}: {(errors or said)[-1]}")
+        raise ExperimentError(f"{where}{arm}: {(errors or said)[-1]}")
     config: dict[str, Any] = yaml.safe_load(answer.stdout)
     return config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdrl_pl.executors.executor import COMMAND, RUN_VERSION, SAVING, Executor, Job, Process
 from cdrl_pl.executors.local import LocalExecutor
-from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, lock
+from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, patient_lock
 from cdrl_pl.experiment.plan import Arm, Experiment
 from cdrl_pl.storage.fingerprint import Fingerprint
 
@@ -66,11 +66,8 @@ class Run:
 
     def start(self, fingerprint: Fingerprint) -> None:
         """Starts what is missing; where an earlier process of this run is still saving, waits for it first."""
-        path, patience = self.folder.path / LOCK, time.monotonic() + SAVING
-        while (held := lock(path)) is None:
-            if time.monotonic() > patience:
-                return self._end("failed", f"another process still works in {self.folder.path}")
-            time.sleep(0.2)
+        if (held := patient_lock(self.folder.path / LOCK, SAVING)) is None:
+            return self._end("failed", f"another process still works in {self.folder.path}")
         self._lock = held
         self.folder.sign(fingerprint)
         self._next()
