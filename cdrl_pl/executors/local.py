@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from cdrl_pl.executors.executor import Job, environment
 
@@ -25,7 +26,7 @@ class LocalProcess:
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+        self._process, self.lost = process, ""
 
     def ask(self) -> int | None:
         """As of every process."""
@@ -61,3 +62,6 @@ class LocalExecutor:
                 pass_fds=job.held,
             )
         return LocalProcess(process)
+
+    def find(self, folder: Path) -> None:
+        """As of every executor: none, since they end with their driver."""

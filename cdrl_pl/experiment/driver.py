@@ -60,7 +60,7 @@ class Driver:
         if self._lock is None:
             raise ExperimentError(f"another experiment is running in {experiment.folder}")
         self.display = Display(experiment)
-        executor = make_executor(experiment.executor)
+        executor = make_executor(experiment.executor, experiment.executor_options)
         self.runs = [
             Run(experiment, arm, seed, command, executor) for seed in experiment.seeds for arm in experiment.arms
         ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
-from cdrl_pl.executors.choose import LOCAL, check_executor
+from cdrl_pl.executors.choose import EXECUTORS, LOCAL, check_executor
 from cdrl_pl.shipped import config_file, located
 from cdrl_pl.spelling import nearest, nearest_config
 from cdrl_pl.yaml_file import YamlError, load
@@ -78,6 +78,7 @@ class Experiment:
         paper: published numbers.
         question: for people, what the arms are compared for, in one sentence; the report begins with it.
         executor: where runs are started; one of ``cdrl_pl.executors.choose.EXECUTORS``.
+        executor_options: of each executor, by its name.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Experiment:
     paper: tuple[Published, ...] = ()
     question: str = ""
     executor: str = LOCAL
+    executor_options: dict[str, Any] = field(default_factory=dict)
 
     def options(self, arm: Arm) -> list[str]:
         """What every command line of a run of this arm begins with, whatever its seed."""
@@ -107,7 +109,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
     "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
     "config": ((str, list), False), "overrides": (list, False), "question": (str, False),
-    "executor": (str, False),
+    "executor": (str, False), "slurm": (dict, False),
 }  # fmt: skip
 ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
 PUBLISHED = {
@@ -200,7 +202,8 @@ def _experiment(content: Any) -> Experiment:
             raise ExperimentError(f"paper[{i}].arm is {entry['arm']!r}; it must be one of {', '.join(names)}")
     optional = ("episodes", "noop_max", "threshold", "floor", "question", "executor")
     given = {option: content[option] for option in optional if option in content}
-    check_executor(given.get("executor", LOCAL))
+    options = {name: content[name] for name in EXECUTORS if name in content}
+    check_executor(given.get("executor", LOCAL), options)
     return Experiment(
         name=content["name"],
         folder=Path(content["folder"]),
@@ -210,6 +213,7 @@ def _experiment(content: Any) -> Experiment:
         seeds=tuple(seeds),
         T_max=content["T_max"],
         paper=tuple(Published(**entry) for entry in content.get("paper") or []),
+        executor_options=options,
         **given,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdrl_pl.executors.executor import COMMAND, RUN_VERSION, SAVING, Executor, Job, Process
+from cdrl_pl.executors.executor import COMMAND, RUN_VERSION, SAVING, Executor, ExecutorError, Job, Process, Retries
 from cdrl_pl.executors.local import LocalExecutor
 from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, patient_lock
 from cdrl_pl.experiment.plan import Arm, Experiment
@@ -48,6 +48,7 @@ class Run:
     resumed_from: int = 0
     changed: Callable[[], str] = str
     _lock: int | None = None
+    _retries: Retries = field(default_factory=Retries)
 
     @property
     def name(self) -> str:
@@ -70,14 +71,23 @@ class Run:
             return self._end("failed", f"another process still works in {self.folder.path}")
         self._lock = held
         self.folder.sign(fingerprint)
-        self._next()
+        if found := self.executor.find(self.folder.path):
+            self.process, self.state = found
+            self.started_at = time.monotonic()
+        else:
+            self._next()
 
     def poll(self) -> None:
         """Takes note where its process has ended, and starts the next one or ends the run."""
         if self.process is None or (code := self.process.ask()) is None:
             return
-        self.process = None
+        lost, self.process = self.process.lost, None
         if code != 0:
+            newest = self.folder.newest_checkpoint()
+            if lost and self._retries.again(newest.env_steps if newest else 0):
+                return self._next()
+            if lost:
+                return self._end("failed", f"{self.state}: {lost}, again and again")
             what = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {self._last_words()}"
             return self._end("failed", f"{self.state}: {what}")
         if self.state == "training" and self._trained() is None:
@@ -135,8 +145,11 @@ class Run:
         path = self.folder.path
         with (path / LOG).open("ab") as log:
             log.write(f"$ python -m cdrl_pl {' '.join(arguments)}\n".encode())
-        job = Job(self.name, (*self.command, *arguments), path, path / LOG, variables, (self._lock,))
-        self.process = self.executor.start(job)
+        job = Job(self.name, (*self.command, *arguments), path, path / LOG, state, variables, (self._lock,))
+        try:
+            self.process = self.executor.start(job)
+        except ExecutorError as error:
+            self._end("failed", f"{state}: {error}")
 
     def _last_words(self) -> str:
         text = (self.folder.path / LOG).read_text(errors="replace").rpartition("$ python -m cdrl_pl ")[2]

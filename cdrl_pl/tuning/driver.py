@@ -44,7 +44,7 @@ class Tuner:
         self, sweep: Sweep, source: Path, command: Sequence[str] = COMMAND, say: Callable[[str], None] = print
     ) -> None:
         self.sweep, self.command, self.say = sweep, command, say
-        self.executor = make_executor(sweep.executor)
+        self.executor = make_executor(sweep.executor, sweep.executor_options)
         self._lock = lock(sweep.folder / LOCK)
         if self._lock is None:
             raise ExperimentError(f"another sweep is running in {sweep.folder}")

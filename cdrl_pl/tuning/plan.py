@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
-from cdrl_pl.executors.choose import LOCAL, check_executor
+from cdrl_pl.executors.choose import EXECUTORS, LOCAL, check_executor
 from cdrl_pl.experiment.plan import ExperimentError, check_mapping, check_overrides, located_configs, read_yaml
 from cdrl_pl.metric_names import METRICS
 from cdrl_pl.tuning.space import Parameter, read_space
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
 MEDIAN, NONE = "median", "none"
-MAY_CHANGE = ("name", "trials", "jobs", "executor")  # of a sweep that goes on
+MAY_CHANGE = ("name", "trials", "jobs", "executor", "executor_options")  # of a sweep that goes on
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Sweep:
         pruner: when a trial is given up.
         storage: address of a database (``sqlite:///file``); empty: a journal in the folder.
         executor: where runs are started; one of ``cdrl_pl.executors.choose.EXECUTORS``.
+        executor_options: of each executor, by its name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Sweep:
     pruner: Pruner = field(default_factory=lambda: Pruner(NONE, 5, 0, 1))
     storage: str = ""
     executor: str = LOCAL
+    executor_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> list[str]:
@@ -88,7 +90,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "name": (str, True), "folder": (str, True), "config": ((str, list), True), "overrides": (list, False),
     "metric": (str, True), "direction": (str, False), "trials": (int, True), "jobs": (int, False),
     "seeds": (list, False), "T_max": (int, True), "sampler_seed": (int, False), "pruner": (dict, False),
-    "space": (dict, True), "storage": (str, False), "executor": (str, False),
+    "space": (dict, True), "storage": (str, False), "executor": (str, False), "slurm": (dict, False),
 }  # fmt: skip
 PRUNER = {"kind": (str, True), "startup": (int, False), "warmup": (int, False), "every": (int, False)}
 
@@ -127,7 +129,8 @@ def _sweep(content: dict[str, Any]) -> Sweep:
     ):  # fmt: skip
         if not ok:
             raise ExperimentError(f"{option} is {content[option]!r}; it must be {allowed}")
-    check_executor(content.get("executor", LOCAL))
+    options = {name: content[name] for name in EXECUTORS if name in content}
+    check_executor(content.get("executor", LOCAL), options)
     space = read_space(content["space"])
     overrides = check_overrides("", content.get("overrides", []), "the sweep decides for every trial")
     varied = [word.partition("=")[0] for word in overrides]
@@ -145,6 +148,7 @@ def _sweep(content: dict[str, Any]) -> Sweep:
         space=space,
         seeds=tuple(seeds),
         pruner=_pruner(content.get("pruner", {"kind": NONE}), content["T_max"]),
+        executor_options=options,
         **{"direction": MAXIMIZE, **given},
     )
 

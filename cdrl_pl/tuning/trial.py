@@ -7,11 +7,11 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdrl_pl import metric_names
-from cdrl_pl.executors.executor import SAVING, Executor, Job, Process
+from cdrl_pl.executors.executor import SAVING, Executor, ExecutorError, Job, Process, Retries
 from cdrl_pl.experiment.folder import LOCK, LOG, RunFolder, patient_lock
 from cdrl_pl.tuning.plan import Sweep
 
@@ -46,6 +46,7 @@ class Trial:
     resumed_from: int = 0
     process: Process | None = None
     _lock: int | None = None
+    _retries: Retries = field(default_factory=Retries)
 
     @property
     def name(self) -> str:
@@ -72,20 +73,31 @@ class Trial:
         self._lock = held
         found = folder.newest_checkpoint()
         self.resumed_from = found.env_steps if found else 0
+        if left := self.executor.find(folder.path):
+            self.process, self.state = left
+            return
         arguments = ["fit", *self.sweep.options, *self.overrides, f"--trainer.default_root_dir={folder.path}"]
         arguments += [f"--seed={self.sweep.seeds[self.seed]}", *([f"--ckpt_path={found.path}"] if found else [])]
         log = folder.path / LOG
         with log.open("ab") as file:
             file.write(f"$ python -m cdrl_pl {' '.join(arguments)}\n".encode())
         job = Job(f"{self.name}/{folder.path.name}", (*self.command, *arguments), folder.path, log, held=(held,))
-        self.process, self.state = self.executor.start(job), "training"
+        try:
+            self.process, self.state = self.executor.start(job), "training"
+        except ExecutorError as error:
+            self._end("failed", str(error))
 
     def poll(self) -> None:
         """Takes note where its process has ended, and starts the next seed's or ends the trial."""
         if self.process is None or (code := self.process.ask()) is None:
             return
-        self.process = None
+        lost, self.process = self.process.lost, None
         if code != 0:
+            if lost and self._retries.again(self._steps()):
+                self._free()
+                return self.start()
+            if lost:
+                return self._end("failed", f"seed {self.sweep.seeds[self.seed]}: {lost}, again and again")
             what = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {self._last_words()}"
             return self._end("failed", f"seed {self.sweep.seeds[self.seed]}: {what}")
         if (steps := self._steps()) < self.sweep.T_max:
