@@ -7,11 +7,14 @@ from typing import Any
 
 from cdrl_pl.executors.executor import Executor, ExecutorError
 from cdrl_pl.executors.local import LocalExecutor
-from cdrl_pl.executors.slurm import SlurmExecutor, read_options
+from cdrl_pl.executors.ray import RayExecutor
+from cdrl_pl.executors.ray import read_options as ray_options
+from cdrl_pl.executors.slurm import SlurmExecutor
+from cdrl_pl.executors.slurm import read_options as slurm_options
 from cdrl_pl.spelling import nearest
 
-LOCAL, SLURM = "local", "slurm"
-EXECUTORS = (LOCAL, SLURM)
+LOCAL, SLURM, RAY = "local", "slurm", "ray"
+EXECUTORS = (LOCAL, SLURM, RAY)
 
 
 def check_executor(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -28,7 +31,8 @@ def check_executor(name: str, options: Mapping[str, Mapping[str, Any]] | None = 
         raise ExecutorError(
             f"executor is {name!r}; it must be one of {', '.join(EXECUTORS)}{nearest(name, list(EXECUTORS))}"
         )
-    read_options((options or {}).get(SLURM) or {})
+    slurm_options((options or {}).get(SLURM) or {})
+    ray_options((options or {}).get(RAY) or {})
 
 
 def make_executor(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Executor:
@@ -43,5 +47,7 @@ def make_executor(name: str, options: Mapping[str, Mapping[str, Any]] | None = N
     """
     check_executor(name, options)
     if name == SLURM:
-        return SlurmExecutor(read_options((options or {}).get(SLURM) or {}))
+        return SlurmExecutor(slurm_options((options or {}).get(SLURM) or {}))
+    if name == RAY:
+        return RayExecutor(ray_options((options or {}).get(RAY) or {}))
     return LocalExecutor()

@@ -109,7 +109,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
     "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
     "config": ((str, list), False), "overrides": (list, False), "question": (str, False),
-    "executor": (str, False), "slurm": (dict, False),
+    "executor": (str, False), "slurm": (dict, False), "ray": (dict, False),
 }  # fmt: skip
 ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
 PUBLISHED = {

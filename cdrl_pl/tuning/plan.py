@@ -90,7 +90,8 @@ FILE: dict[str, tuple[Any, bool]] = {
     "name": (str, True), "folder": (str, True), "config": ((str, list), True), "overrides": (list, False),
     "metric": (str, True), "direction": (str, False), "trials": (int, True), "jobs": (int, False),
     "seeds": (list, False), "T_max": (int, True), "sampler_seed": (int, False), "pruner": (dict, False),
-    "space": (dict, True), "storage": (str, False), "executor": (str, False), "slurm": (dict, False),
+    "space": (dict, True), "storage": (str, False), "executor": (str, False),
+    "slurm": (dict, False), "ray": (dict, False),
 }  # fmt: skip
 PRUNER = {"kind": (str, True), "startup": (int, False), "warmup": (int, False), "every": (int, False)}
 
