@@ -6,7 +6,7 @@ import sys
 
 HELP = """\
 usage: python -m cdrl_pl {{fit,validate,test,predict}} --config FILE [options]
-       python -m cdrl_pl {{experiment,report,import,export,doctor}} ...
+       python -m cdrl_pl {{experiment,tune,report,import,export,doctor}} ...
 
 Deep reinforcement learning agents that teach each other across different tasks.
 
@@ -15,6 +15,7 @@ Deep reinforcement learning agents that teach each other across different tasks.
   test        the same, and writes scores.json: every return, with its protocol
   predict     record a video of every agent
   experiment  run every arm of an experiment file with every seed, or what is missing of it
+  tune        search for better options of a config: trials chosen and given up by Optuna, from a sweep file
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
   import      make a certificated teacher of a policy of another library, and prove it by playing
   doctor      check this machine, and a config's run up to its first worker: what would fail, and what to change
@@ -30,7 +31,7 @@ python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_
 
 WIDTH = 120  # columns
 
-COMMANDS = ("fit", "validate", "test", "predict", "experiment", "report", "import", "export", "doctor")
+COMMANDS = ("fit", "validate", "test", "predict", "experiment", "tune", "report", "import", "export", "doctor")
 
 
 def help_text() -> str:
@@ -69,6 +70,10 @@ def main() -> None:
         from cdrl_pl.cli.experiment import main as experiment
 
         raise SystemExit(experiment(arguments[1:]))
+    if arguments[0] == "tune":
+        from cdrl_pl.cli.tune import main as tune
+
+        raise SystemExit(tune(arguments[1:]))
     if arguments[0] == "report":
         from cdrl_pl.cli.report import main as report
 

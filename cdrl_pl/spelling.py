@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdrl_pl.shipped import names
+from cdrl_pl.shipped import EXPERIMENTS, TUNING, names
 
 CONFIGS = Path("configs")  # where this project keeps its own
 MOVED = {"own.yaml": "control_own.yaml", "transfer_bowling.yaml": "online_2_early.yaml"}  # to names that are not near
@@ -41,7 +41,9 @@ def nearest_config(path: Path) -> str:
     Args:
         path: of the file.
     """
-    known = [file for file in sorted(CONFIGS.rglob("*.yaml")) if "experiments" not in file.parts and file != path]
+    known = [
+        file for file in sorted(CONFIGS.rglob("*.yaml")) if not {EXPERIMENTS, TUNING} & {*file.parts} and file != path
+    ]
     if not path.suffix and path.parent == Path():  # a bare name of a shipped one
         return nearest_name(path.name)
     forms = {form: file for file in known for form in (f"{file.parent.name}_{file.name}", file.name)}

@@ -16,7 +16,7 @@ from cdrl_pl.storage.fingerprint import NOT_PART_OF_A_RUN
 # The root comes first: what everything speaks in. ``__main__`` comes last.
 ROOMS = (
     "", "envs", "system", "storage", "onnx", "rollouts", "evaluation", "agents", "importing", "transfer", "training",
-    "experiment", "report", "cli",
+    "executors", "experiment", "tuning", "report", "cli",
 )  # fmt: skip
 PACKAGE = REPOSITORY / "cdrl_pl"
 MODULES = sorted(
@@ -135,7 +135,7 @@ def test_environments_and_the_fork_server_import_neither_torch_nor_lightning(mod
     assert imported and imported & {TORCH, *LIGHTNING} == set()
 
 
-@pytest.mark.parametrize("command", ["cli.experiment", "cli.report"])
+@pytest.mark.parametrize("command", ["cli.experiment", "cli.tune", "cli.report"])
 def test_experiments_and_reports_import_neither_torch_nor_lightning(command: str) -> None:
     imported = set().union(*(others(source(m).read_text()) for m in reach(command)))
     assert "yaml" in imported and imported & {TORCH, *LIGHTNING} == set()

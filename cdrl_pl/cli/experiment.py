@@ -11,9 +11,10 @@ from types import FrameType
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.options import OptionParser
+from cdrl_pl.executors.choose import EXECUTORS
+from cdrl_pl.executors.executor import COMMAND
 from cdrl_pl.experiment.driver import Driver
 from cdrl_pl.experiment.plan import read_experiment
-from cdrl_pl.experiment.run import COMMAND
 from cdrl_pl.shipped import config_file
 from cdrl_pl.storage.atomic import disk_full
 
@@ -40,12 +41,19 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     parser.add_argument(
         "--set-aside", action="store_true", help="move runs that differ out of the way; none is deleted"
     )
+    parser.add_argument(
+        "--executor",
+        metavar="NAME",
+        help=f"where runs are started: {', '.join(EXECUTORS)} (default: the file's, local)",
+    )
     given = parser.read(arguments)
     signal.signal(signal.SIGTERM, _told_to_end)
     try:
         experiment = read_experiment(file := config_file(given.file, experiments=True))
         if given.folder:
             experiment = replace(experiment, folder=Path(given.folder))
+        if given.executor:
+            experiment = replace(experiment, executor=given.executor)
         driver = Driver(experiment, Path(file), given.jobs, command, given.set_aside)
     except (ConfigError, OSError) as error:
         parser.error(str(error))

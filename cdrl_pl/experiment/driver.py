@@ -13,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from cdrl_pl.executors.choose import make_executor
+from cdrl_pl.executors.executor import COMMAND, environment
 from cdrl_pl.experiment.display import Display
 from cdrl_pl.experiment.folder import EXPERIMENT, FINGERPRINT, LOCK, lock
 from cdrl_pl.experiment.plan import Arm, Experiment, ExperimentError
-from cdrl_pl.experiment.run import COMMAND, Run, environment
+from cdrl_pl.experiment.run import Run
 from cdrl_pl.storage.fingerprint import Fingerprint, code_hash, content_hash, fingerprint, stored_files
 
 SET_ASIDE = "set_aside"
@@ -58,7 +60,10 @@ class Driver:
         if self._lock is None:
             raise ExperimentError(f"another experiment is running in {experiment.folder}")
         self.display = Display(experiment)
-        self.runs = [Run(experiment, arm, seed, command) for seed in experiment.seeds for arm in experiment.arms]
+        executor = make_executor(experiment.executor, experiment.executor_options)
+        self.runs = [
+            Run(experiment, arm, seed, command, executor) for seed in experiment.seeds for arm in experiment.arms
+        ]
         self.display.say(f"{experiment.name}: reading {len(experiment.arms)} arms")
         self._contents: dict[str, dict[Path, str | None]] = {}  # by arm: of the files that its runs are made of
         self.fingerprints = {arm.name: self._fingerprint(arm) for arm in experiment.arms}
@@ -132,7 +137,7 @@ class Driver:
             finally:
                 for run in active:
                     if run.process is not None:
-                        run.process.terminate()  # all of them save at once
+                        run.process.end()  # all of them save at once
                 for run in active:
                     run.stop()
         return [run for run in self.runs if run.state == "failed"]
@@ -155,8 +160,13 @@ class Driver:
             self._lock = None
 
 
-def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
+def resolved_config(command: Sequence[str], arm: str, where: str = "arms.") -> dict[str, Any]:
     """The whole config of a command line that ends with ``--print_config``.
+
+    Args:
+        command: the command line.
+        arm: whose config it is, for errors.
+        where: what stands before it in them.
 
     Raises:
         ExperimentError: the command line is wrong, in its own words.
@@ -166,11 +176,11 @@ def resolved_config(command: Sequence[str], arm: str) -> dict[str, Any]:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=READING
         )
     except subprocess.TimeoutExpired:
-        raise ExperimentError(f"arms.{arm}: its config was not read within {READING:g} s") from None
+        raise ExperimentError(f"{where}{arm}: its config was not read within {READING:g} s") from None
     if answer.returncode != 0:
         said = [line for line in answer.stderr.splitlines() if line.strip()] or ["it said nothing"]
         errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-        raise ExperimentError(f"arms.{arm}: {(errors or said)[-1]}")
+        raise ExperimentError(f"{where}{arm}: {(errors or said)[-1]}")
     config: dict[str, Any] = yaml.safe_load(answer.stdout)
     return config
 

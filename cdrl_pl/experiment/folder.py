@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,11 @@ def lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def patient_lock(path: Path, seconds: float) -> int | None:
+    """As ``lock``, but where another holds it, tries again for so many seconds: an earlier process may be saving."""
+    patience = time.monotonic() + seconds
+    while (held := lock(path)) is None and time.monotonic() < patience:
+        time.sleep(0.2)
+    return held

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cdrl_pl.checks import MAX_SEED, ConfigError, is_seed, whole
+from cdrl_pl.executors.choose import EXECUTORS, LOCAL, check_executor
 from cdrl_pl.shipped import config_file, located
 from cdrl_pl.spelling import nearest, nearest_config
 from cdrl_pl.yaml_file import YamlError, load
@@ -76,6 +77,8 @@ class Experiment:
         floor: return, in points, of a policy that knows nothing, from which areas under curves are counted.
         paper: published numbers.
         question: for people, what the arms are compared for, in one sentence; the report begins with it.
+        executor: where runs are started; one of ``cdrl_pl.executors.choose.EXECUTORS``.
+        executor_options: of each executor, by its name.
     """
 
     name: str
@@ -91,6 +94,8 @@ class Experiment:
     floor: float = 0.0
     paper: tuple[Published, ...] = ()
     question: str = ""
+    executor: str = LOCAL
+    executor_options: dict[str, Any] = field(default_factory=dict)
 
     def options(self, arm: Arm) -> list[str]:
         """What every command line of a run of this arm begins with, whatever its seed."""
@@ -104,6 +109,7 @@ FILE: dict[str, tuple[Any, bool]] = {
     "seeds": (list, True), "T_max": (int, True), "episodes": (int, False), "noop_max": (int, False),
     "threshold": ((int, float), False), "floor": ((int, float), False), "paper": (list, False),
     "config": ((str, list), False), "overrides": (list, False), "question": (str, False),
+    "executor": (str, False), "slurm": (dict, False), "ray": (dict, False),
 }  # fmt: skip
 ARM = {"config": ((str, list), False), "overrides": (list, False), "title": (str, False)}
 PUBLISHED = {
@@ -124,34 +130,57 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     experiment = read_recorded(path)
     arms = tuple(
-        replace(arm, config=tuple(located(config_file(file)) for file in arm.config)) for arm in experiment.arms
+        replace(arm, config=located_configs(path, f"arms.{arm.name}.config", arm.config)) for arm in experiment.arms
     )
-    for arm in arms:
-        for file in arm.config:
-            if not Path(file).is_file():
-                known = f"no file below {Path.cwd()}{nearest_config(Path(file))}"
-                raise ExperimentError(f"{path}: arms.{arm.name}.config is {file!r}, {known}")
     return replace(experiment, arms=arms)
 
 
 def read_recorded(path: str | Path) -> Experiment:
     """As ``read_experiment``, of an experiment that may have been run elsewhere: its configs need not be here."""
+    content = read_yaml(path)
     try:
-        content = load(Path(path).read_text(), str(path))
+        return _experiment(content)
+    except ConfigError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ExperimentError: it cannot be read, naming it.
+    """
+    try:
+        return load(Path(path).read_text(), str(path))
     except OSError as error:
         raise ExperimentError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ExperimentError(f"{path} cannot be read: it is no text in UTF-8") from None
     except YamlError as error:
         raise ExperimentError(str(error)) from None
-    try:
-        return _experiment(content)
-    except ExperimentError as error:
-        raise ExperimentError(f"{path}: {error}") from None
+
+
+def located_configs(path: str | Path, where: str, config: tuple[str, ...]) -> tuple[str, ...]:
+    """Config files as they are named, or where they are shipped.
+
+    Args:
+        path: of the file that names them.
+        where: the option there.
+        config: the names.
+
+    Raises:
+        ExperimentError: one is no file.
+    """
+    files = tuple(located(config_file(file)) for file in config)
+    for file in files:
+        if not Path(file).is_file():
+            known = f"no file below {Path.cwd()}{nearest_config(Path(file))}"
+            raise ExperimentError(f"{path}: {where} is {file!r}, {known}")
+    return files
 
 
 def _experiment(content: Any) -> Experiment:
-    _check("", content, FILE)
+    check_mapping("", content, FILE)
     content = {key: value for key, value in content.items() if value is not None}
     arms = tuple(_arm(name, arm or {}, content) for name, arm in content["arms"].items())
     names = [arm.name for arm in arms]
@@ -168,12 +197,13 @@ def _experiment(content: Any) -> Experiment:
         if not ok:
             raise ExperimentError(f"{option} is {content[option]!r}; it must be {allowed}")
     for i, entry in enumerate(content.get("paper") or []):
-        _check(f"paper[{i}].", entry, PUBLISHED)
+        check_mapping(f"paper[{i}].", entry, PUBLISHED)
         if entry["arm"] not in names:
             raise ExperimentError(f"paper[{i}].arm is {entry['arm']!r}; it must be one of {', '.join(names)}")
-    given = {
-        k: content[k] for k in ("episodes", "noop_max", "threshold", "floor", "question") if content.get(k) is not None
-    }
+    optional = ("episodes", "noop_max", "threshold", "floor", "question", "executor")
+    given = {option: content[option] for option in optional if option in content}
+    options = {name: content[name] for name in EXECUTORS if name in content}
+    check_executor(given.get("executor", LOCAL), options)
     return Experiment(
         name=content["name"],
         folder=Path(content["folder"]),
@@ -183,6 +213,7 @@ def _experiment(content: Any) -> Experiment:
         seeds=tuple(seeds),
         T_max=content["T_max"],
         paper=tuple(Published(**entry) for entry in content.get("paper") or []),
+        executor_options=options,
         **given,
     )
 
@@ -190,22 +221,47 @@ def _experiment(content: Any) -> Experiment:
 def _arm(name: str, arm: Any, content: Mapping[str, Any]) -> Arm:
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise ExperimentError(f"arms: {name!r} is no name of an arm; letters, digits, - and _ are allowed")
-    _check(f"arms.{name}.", arm, ARM)
+    check_mapping(f"arms.{name}.", arm, ARM)
     config = arm.get("config", content.get("config"))
     if not config:
         raise ExperimentError(f"arms.{name} has no config, and there is none for all arms")
     config = [config] if isinstance(config, str) else config
-    overrides = [*(content.get("overrides") or []), *(arm.get("overrides") or [])]
+    given = [*(content.get("overrides") or []), *(arm.get("overrides") or [])]
+    overrides = check_overrides(f"arms.{name}.", given, "the experiment decides for every arm")
+    return Arm(name, tuple(config), overrides, arm.get("title") or "")
+
+
+def check_overrides(where: str, overrides: Sequence[Any], decides: str) -> tuple[str, ...]:
+    """Overrides as they are, once each reads ``--option=value`` and none is decided elsewhere.
+
+    Args:
+        where: what stands before ``overrides`` in the message, such as ``"arms.one."``.
+        overrides: of a file.
+        decides: what decides the options that they may not give, in words.
+
+    Raises:
+        ExperimentError: naming the first that is wrong.
+    """
     for override in overrides:
         option, equals, _ = str(override).partition("=")
         if not option.startswith("--") or not equals:
-            raise ExperimentError(f"arms.{name}.overrides has {override!r}; each must read --option=value")
+            raise ExperimentError(f"{where}overrides has {override!r}; each must read --option=value")
         if option in DECIDED:
-            raise ExperimentError(f"arms.{name}.overrides has {option}, which the experiment decides for every arm")
-    return Arm(name, tuple(config), tuple(overrides), arm.get("title") or "")
+            raise ExperimentError(f"{where}overrides has {option}, which {decides}")
+    return tuple(map(str, overrides))
 
 
-def _check(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) -> None:
+def check_mapping(where: str, content: Any, allowed: Mapping[str, tuple[Any, bool]]) -> None:
+    """Refuses what is no mapping, has an option that there is not, lacks one, or has one of another type.
+
+    Args:
+        where: what stands before an option's name in the message.
+        content: of a file; whole numbers in it are made so.
+        allowed: option -> its types, and whether it must be there.
+
+    Raises:
+        ExperimentError: naming the option, its value and what is allowed.
+    """
     if not isinstance(content, dict):
         raise ExperimentError(f"{where or 'it'} must be a mapping of {', '.join(allowed)}")
     for key in content:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, lock
+from cdrl_pl.executors.executor import COMMAND, RUN_VERSION, SAVING, Executor, ExecutorError, Job, Process, Retries
+from cdrl_pl.executors.local import LocalExecutor
+from cdrl_pl.experiment.folder import EVALUATION, LOCK, LOG, SCORES, RunFolder, patient_lock
 from cdrl_pl.experiment.plan import Arm, Experiment
 from cdrl_pl.storage.fingerprint import Fingerprint
 
-COMMAND = (sys.executable, "-m", "cdrl_pl")
-RUN_VERSION = "CDRL_PL_RUN_VERSION"  # as in cdrl_pl.cli.main: the name of the folder that a command writes to
 EVALUATION_SEED = 1_000_003  # added to the run's seed: no seed it trained on, and the same for every arm
-SAVING = 60.0  # seconds that a run may take to save and end when it is told to
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """This process's environment, without what belongs to a run that it may be part of."""
-    own = (RUN_VERSION, "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    return {**{k: v for k, v in os.environ.items() if k not in own}, **variables}
-
-
-def _end_with_parent() -> None:
-    """In the child, before it starts: SIGTERM (save, then end) when the experiment dies, however it dies. Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 @dataclass
@@ -43,6 +27,7 @@ class Run:
         arm: of the experiment.
         seed: of everything, without unit.
         command: the command line's program.
+        executor: that starts its processes.
         state: waiting, training, evaluating, done or failed.
         reason: why it failed; empty otherwise.
         process: the one under way; null where there is none.
@@ -55,13 +40,15 @@ class Run:
     arm: Arm
     seed: int
     command: Sequence[str] = COMMAND
+    executor: Executor = field(default_factory=LocalExecutor)
     state: str = "waiting"
     reason: str = ""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started_at: float = field(default_factory=time.monotonic)
     resumed_from: int = 0
     changed: Callable[[], str] = str
     _lock: int | None = None
+    _retries: Retries = field(default_factory=Retries)
 
     @property
     def name(self) -> str:
@@ -80,21 +67,27 @@ class Run:
 
     def start(self, fingerprint: Fingerprint) -> None:
         """Starts what is missing; where an earlier process of this run is still saving, waits for it first."""
-        path, patience = self.folder.path / LOCK, time.monotonic() + SAVING
-        while (held := lock(path)) is None:
-            if time.monotonic() > patience:
-                return self._end("failed", f"another process still works in {self.folder.path}")
-            time.sleep(0.2)
+        if (held := patient_lock(self.folder.path / LOCK, SAVING)) is None:
+            return self._end("failed", f"another process still works in {self.folder.path}")
         self._lock = held
         self.folder.sign(fingerprint)
-        self._next()
+        if found := self.executor.find(self.folder.path):
+            self.process, self.state = found
+            self.started_at = time.monotonic()
+        else:
+            self._next()
 
     def poll(self) -> None:
         """Takes note where its process has ended, and starts the next one or ends the run."""
-        if self.process is None or (code := self.process.poll()) is None:
+        if self.process is None or (code := self.process.ask()) is None:
             return
-        self.process = None
+        lost, self.process = self.process.lost, None
         if code != 0:
+            newest = self.folder.newest_checkpoint()
+            if lost and self._retries.again(newest.env_steps if newest else 0):
+                return self._next()
+            if lost:
+                return self._end("failed", f"{self.state}: {lost}, again and again")
             what = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {self._last_words()}"
             return self._end("failed", f"{self.state}: {what}")
         if self.state == "training" and self._trained() is None:
@@ -112,12 +105,8 @@ class Run:
         """Ends its process, which saves a checkpoint first."""
         if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(SAVING)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.end()
+        self.process.wait(SAVING)
         self.process = None
         self._end("waiting", "")
 
@@ -153,19 +142,14 @@ class Run:
     def _launch(self, state: str, arguments: list[str], **variables: str) -> None:
         self.state, self.started_at = state, time.monotonic()
         assert self._lock is not None
-        with (self.folder.path / LOG).open("ab") as log:
+        path = self.folder.path
+        with (path / LOG).open("ab") as log:
             log.write(f"$ python -m cdrl_pl {' '.join(arguments)}\n".encode())
-            log.flush()
-            self.process = subprocess.Popen(
-                [*self.command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment(**variables),
-                start_new_session=True,  # Ctrl-C reaches the experiment alone, which then tells its runs
-                preexec_fn=_end_with_parent,
-                pass_fds=(self._lock,),
-            )
+        job = Job(self.name, (*self.command, *arguments), path, path / LOG, state, variables, (self._lock,))
+        try:
+            self.process = self.executor.start(job)
+        except ExecutorError as error:
+            self._end("failed", f"{state}: {error}")
 
     def _last_words(self) -> str:
         text = (self.folder.path / LOG).read_text(errors="replace").rpartition("$ python -m cdrl_pl ")[2]

@@ -83,10 +83,8 @@ def test_an_option_before_the_command_is_refused(
 ) -> None:
     assert main(monkeypatch, "--config", str(CARTPOLE)) == 2
     said = capsys.readouterr().err
-    assert (
-        "the first argument must be one (commands: fit, validate, test, predict, experiment, report, doctor, export)"
-        in said
-    )
+    commands = "fit, validate, test, predict, experiment, tune, report, import, export, doctor"
+    assert f"the first argument must be one (commands: {commands})" in said
 
 
 def test_the_help_of_fit_lists_the_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

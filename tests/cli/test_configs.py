@@ -26,7 +26,9 @@ from cdrl_pl.transfer.alignment_file import save_alignment
 pytestmark = pytest.mark.slow
 
 run, build = command_line.run, command_line.build
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "experiments" not in path.parts)  # those: test_experiment
+FILES = sorted(
+    path for path in CONFIGS.rglob("*.yaml") if not {"experiments", "tuning"} & {*path.parts}
+)  # those: test_experiment, test_tune
 OVERLAYS = [path for path in FILES if "agents" not in yaml.safe_load(path.read_text())["model"]]
 WHOLE = [path for path in FILES if path not in OVERLAYS]
 CONTROLS = [path for path in OVERLAYS if path.stem != "short"]

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import callbacks
 from cdrl_pl import __main__
-from cdrl_pl.cli import experiment, help, options, report
+from cdrl_pl.cli import experiment, help, options, report, tune
 from cdrl_pl.cli import main as cli
 from cdrl_pl.cli.errors import Parser
 
@@ -55,7 +55,8 @@ def commands() -> dict[str, argparse.ArgumentParser]:
         patched.setattr("sys.argv", ["cdrl_pl", "fit"])
         found = dict(made(cli.CLI)._subcommands_action.choices)
         patched.setattr(options.OptionParser, "read", stop)
-        return {**found, "experiment": made(lambda: experiment.main([])), "report": made(lambda: report.main([]))}
+        plain = {"experiment": experiment, "report": report, "tune": tune}
+        return {**found, **{name: made(lambda: module.main([])) for name, module in plain.items()}}  # noqa: B023
 
 
 def shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -90,7 +91,9 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 # Every option says something
 
 
-@pytest.mark.parametrize(("command", "least"), [*((name, 75) for name in COMMANDS), ("experiment", 5), ("report", 7)])
+@pytest.mark.parametrize(
+    ("command", "least"), [*((name, 75) for name in COMMANDS), ("experiment", 6), ("tune", 6), ("report", 7)]
+)
 def test_every_option_of_a_command_has_a_help(
     command: str, least: int, commands: dict[str, argparse.ArgumentParser]
 ) -> None:

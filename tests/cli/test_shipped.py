@@ -27,7 +27,9 @@ Refused = Callable[..., str]
 def test_every_shipped_config_has_a_name_of_its_own() -> None:
     every = set(CONFIGS.rglob("*.yaml"))
     experiments = {path for path in every if path.parent.name == "experiments"}
-    assert set(names(experiments=True).values()) == experiments and set(names().values()) == every - experiments
+    sweeps = {path for path in every if path.parent.name == "tuning"}
+    assert set(names(experiments=True).values()) == experiments and set(names(tuning=True).values()) == sweeps
+    assert set(names().values()) == every - experiments - sweeps and sweeps
     assert names()["quickstart"] == CONFIGS / "quickstart.yaml" and names()["online_1"].parent.name == "paper"
     assert names()["ground_truth_cartpole"].parent.name == "ground_truth" and "cartpole" not in names()
 

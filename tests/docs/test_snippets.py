@@ -24,7 +24,7 @@ import yaml
 from command_line import REPOSITORY, Run, call, environment
 from experiments import FAKE
 
-from cdrl_pl.cli import doctor, experiment, importing, report
+from cdrl_pl.cli import doctor, experiment, importing, report, tune
 from cdrl_pl.experiment import driver
 
 run = command_line.run
@@ -38,7 +38,8 @@ NOT_RUN = {
     "torchrun": "tests/training/test_ddp.py starts it",
 }
 SHIPPED = ("configs", "teachers", "alignments")
-RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT = "resolved", "run", "experiment", "report", "doctor", "import"
+RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, TUNE = "resolved", "run", "experiment", "report", "doctor", "tune"
+IMPORT = "import"
 # The file that a page names, and what stands for it.
 IMPORTED = {"ppo-CartPole-v1.zip": REPOSITORY / "tests" / "data" / "sb3" / "ppo.zip"}
 PASSED_OVER = "not run"
@@ -61,7 +62,7 @@ def kind_of(line: str) -> str:
         return PASSED_OVER
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "cdrl_pl"], line
-    if words[3] in (EXPERIMENT, REPORT, DOCTOR, IMPORT):
+    if words[3] in (EXPERIMENT, REPORT, DOCTOR, IMPORT, TUNE):
         return words[3]
     return RESOLVED if any(word.startswith(SHIPPED) for word in words) else RUN
 
@@ -109,6 +110,8 @@ class Reader:
             self.own_process(*words)
         elif kind == EXPERIMENT:
             self.experiment(words[1:])
+        elif kind == TUNE:
+            self.tune(words[1:])
         elif kind == DOCTOR:
             assert doctor.main(words[1:]) == 0
         elif kind == IMPORT:
@@ -134,6 +137,15 @@ class Reader:
         content = yaml.safe_load(path.read_text())
         path.write_text(yaml.safe_dump({**content, "agent": "pole", "T_max": 40}, sort_keys=False))
         assert experiment.main(words, FAKE) == 0
+
+    def tune(self, words: list[str]) -> None:
+        """As of an experiment; what it trains stands for the page's, and has one agent, ``pole``."""
+        pytest.importorskip("optuna", reason="sweeps need the extra tune")
+        path = self.folder / words[0]
+        content = yaml.safe_load(path.read_text())
+        changes = {"metric": "return/pole", "T_max": 40, "pruner": {**content["pruner"], "every": 10}}
+        path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+        assert tune.main(words, FAKE) == 0
 
     def own_process(self, *words: str) -> None:
         answer = call(*words, cwd=self.folder)
@@ -176,7 +188,7 @@ def test_every_snippet_does_what_it_says(page: Path, reader: Reader) -> None:
 def test_every_kind_of_snippet_is_there() -> None:
     texts = [text for page in PAGES for language, text in blocks(page) if language == "sh"]
     kinds = {kind_of(line) for text in texts for line in lines(text)}
-    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT, PASSED_OVER}
+    assert kinds == {RESOLVED, RUN, EXPERIMENT, REPORT, DOCTOR, IMPORT, TUNE, PASSED_OVER}
     first = {next(word for word in NOT_RUN if line.startswith(word)) for text in texts for line in lines(text)
              if kind_of(line) == PASSED_OVER}  # fmt: skip
     assert first == set(NOT_RUN), "what is listed as not run must be there"
@@ -198,6 +210,7 @@ def test_a_line_of_another_program_is_an_error() -> None:
         ("python -m cdrl_pl test --teacher teachers/pong --envv Bowling-2017", "no option --envv"),
         ("python -m cdrl_pl predict --teacher teachers/pong --model.wight 1", "no option --model.wight"),
         ("python -m cdrl_pl experiment configs/experiments/cartpole.yaml --jbs 2", "no option --jbs"),
+        ("python -m cdrl_pl tune configs/tuning/cartpole.yaml --jbs 2", "no option --jbs"),
         ("python -m cdrl_pl experiment configs/experiments/nowhere.yaml", "nowhere.yaml"),
         ("python -m cdrl_pl report configs --tabel results", "no option --tabel"),
         ("python -m cdrl_pl report runs/experiments/nowhere", "nowhere"),

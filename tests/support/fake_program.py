@@ -3,7 +3,7 @@
 It notes every start in ``run_log`` of the current folder. The override ``--fault=WHAT@RUN`` makes one run misbehave at
 T = 20, if it has not been there before: "die", "refuse", "wait" (told to end, it saves and ends with 143, as real runs
 do) or "meet" (it goes on when another run is there too). ``--change=FILE@fit`` (or ``@test``) changes a file once;
-``--stored=true`` makes it use a stored teacher and alignment.
+``--stored=true`` makes it use a stored teacher and alignment. ``--gain`` is a factor of every return.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def fit(given: dict[str, str], root: Path) -> None:
     with (folder / "metrics.csv").open("w") as file:
         file.write("env_steps,return/pole,seconds\n")
         for steps in range(int(first) + 10, int(given["--T_max"]) + 1, 10):
-            file.write(f"{steps},{steps / 10},1.5\n")
+            file.write(f"{steps},{steps / 10 * float(given.get('--gain', 1))},1.5\n")
             file.flush()
             if steps == 20 and given.get("--fault", "").endswith(f"@{root.parent.name}/{root.name}"):
                 misbehave(given["--fault"].partition("@")[0], folder)
