@@ -108,7 +108,8 @@ def test_every_import_is_declared_and_what_is_imported_without_an_extra_is_a_dep
     tests = [path for path in (REPOSITORY / "tests").rglob("*.py") if made_elsewhere not in path.parents]
     tests += (REPOSITORY / "docs").rglob("*.py")
     helpers = {path.stem for path in (REPOSITORY / "tests" / "support").glob("*.py")} | {"benchmarks"}
-    assert undeclared(imports(*tests) - helpers, needed + extras["test"]) == set()
+    skipped = extras["ray"]  # whose tests say so where it is not installed
+    assert undeclared(imports(*tests) - helpers, needed + extras["test"] + skipped) == set()
 
 
 def test_an_undeclared_import_is_seen(tmp_path: Path) -> None:
