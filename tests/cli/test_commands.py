@@ -137,7 +137,8 @@ def test_fault_18_a_damaged_checkpoint_is_refused(
 ) -> None:
     *config, _, checkpoint = saved(finished)
     (tmp_path / "damaged.ckpt").write_bytes(Path(checkpoint).read_bytes()[:kept])
-    assert "is damaged, or no checkpoint" in refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
+    said = refused(*config, "--ckpt_path", tmp_path / "damaged.ckpt")
+    assert "damaged.ckpt', which is damaged, or no checkpoint" in said
 
 
 def test_a_runs_folder_stands_for_its_newest_checkpoint(finished: Path, run: Run) -> None:
