@@ -37,6 +37,7 @@ TASKS = {
     "bowling": EnvConfig("Bowling-2017"),
     "cartpole": EnvConfig("CartPole-v1"),
     "cartpole_enlarged": EnvConfig("CartPole-v1", actions=(1, 0, 1)),
+    "sb3_lunarlander": EnvConfig("LunarLander-v3"),
     "minigrid_doorkey": EnvConfig("MiniGrid-DoorKey-5x5-v0", view=View(keys=("image", "direction"), codes=(11, 6, 3))),
 }  # of certificated teachers, by the name of their folder
 each_config = pytest.mark.parametrize("path", WHOLE, ids=lambda path: str(path.relative_to(CONFIGS))[:-5])
