@@ -164,8 +164,8 @@ def test_a_job_that_is_waiting_is_cancelled(start: experiments.Start, cluster: s
         process = driver()
         waiting = number()
         assert executor.job_state(waiting)[0] == "PENDING"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
         assert executor.job_state(waiting)[0] == "CANCELLED" and run_log() == []
     finally:
         executor.call("scontrol", "update", "PartitionName=all", "State=UP")
