@@ -97,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     seconds: dict[str, float] = {}
 
     def play(one: PolicyNetwork, what: str, episodes: int, greedy: bool) -> Score:
+        """Plays a network, and shows how far it is."""
         with EvaluationDisplay(what, episodes) as display:
             score = evaluate(
                 one, with_noops(env, NOOP_MAX), episodes, greedy, given.seed, interrupted=lambda: stop.requested,
