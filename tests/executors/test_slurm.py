@@ -124,20 +124,20 @@ def test_a_killed_drivers_job_goes_on_and_the_next_driver_takes_it_over(
     assert run_log()[:3] == ["fit one/seed-1", "fit one/seed-1 from 20.ckpt", "test one/seed-1"]
 
 
-def test_a_job_that_is_requeued_goes_on_from_its_newest_checkpoint(
+def test_a_job_whose_node_is_lost_is_requeued_and_goes_on_from_its_newest_checkpoint(
     start: experiments.Start, cluster: slurm.Cluster
 ) -> None:
-    """As after a lost node; nobody told it to save, so that it goes on from T = 10."""
+    """Nobody told it to save, so that it goes on from T = 10."""
     os.mkfifo("fifo")
     write(**SLURM, **faulty("wait"), T_max=40)
     process = driver()
     wait_until_there()
     before = number()
-    executor.call("scancel", "--signal=KILL", "--batch", before)  # it dies as its node would
-    executor.call("scontrol", "requeue", before)
+    slurm.lose_node(cluster)
     until = time.monotonic() + 30
     while executor.job_state(before)[0] != "PENDING" and time.monotonic() < until:
         time.sleep(0.2)
+    slurm.bring_up_node(cluster)
     executor.call("scontrol", "update", f"JobId={before}", "StartTime=now")  # Slurm would wait two minutes
     assert process.wait(100) == 0
     log = run_log()

@@ -10,10 +10,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -104,34 +105,60 @@ def start(folder: Path, stack: ExitStack) -> Cluster:
     )
     munge = ["--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.sock", "--num-threads=1"]
     munge += [f"--{name}={folder}/munge.{name}" for name in ("pid-file", "log-file", "seed-file")]
-    environment = {**os.environ, "SLURM_CONF": str(conf)}
     cluster = Cluster(folder, host, {})
-    for name, words in (
-        ("munged", munge),
-        ("slurmctld", ["-D", "-i", "-f", str(conf)]),
-        ("slurmd", ["-D", "-f", str(conf), "-N", host]),
-    ):
-        with (folder / f"{name}.out").open("wb") as out:
-            program = shutil.which(name, path=WITH_SBIN)
-            assert program
-            process = subprocess.Popen([program, *words], stdout=out, stderr=out, env=environment)
-        cluster.daemons[name] = process
-        stack.callback(end, process)
-        if name == "munged":
-            until = time.monotonic() + STARTING
-            while not (folder / "munge.sock").exists() and time.monotonic() < until:
-                time.sleep(0.05)
+    stack.callback(lambda: [end(process) for process in reversed(cluster.daemons.values())])
+    cluster.daemons["munged"] = daemon("munged", munge, folder)
     until = time.monotonic() + STARTING
-    while True:
-        answer = subprocess.run(
-            ["scontrol", "-o", "show", "node", host], capture_output=True, text=True, env=environment, timeout=30
-        )
-        if "State=IDLE" in answer.stdout:
-            return cluster
+    while not (folder / "munge.sock").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    cluster.daemons["slurmctld"] = daemon("slurmctld", ["-D", "-i", "-f", str(conf)], folder)
+    bring_up_node(cluster)
+    return cluster
+
+
+def daemon(name: str, words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    program = shutil.which(name, path=WITH_SBIN)
+    assert program
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    with (folder / f"{name}.out").open("ab") as out:
+        return subprocess.Popen([program, *words], stdout=out, stderr=out, env=environment)
+
+
+def bring_up_node(cluster: Cluster) -> None:
+    """Starts slurmd, and waits until jobs can be placed on its node."""
+    conf = cluster.folder / "slurm.conf"
+    cluster.daemons["slurmd"] = daemon("slurmd", ["-D", "-f", str(conf), "-N", cluster.node], cluster.folder)
+    until = time.monotonic() + STARTING
+    while "State=IDLE" not in (said := control(cluster, "-o", "show", "node", cluster.node)):
+        if "DOWN" in said:
+            control(cluster, "update", f"NodeName={cluster.node}", "State=RESUME")
         if time.monotonic() > until:
-            logs = [path.read_text(errors="replace")[-1000:] for path in sorted(folder.glob("*.log"))]
-            pytest.fail(f"Slurm did not start: {answer.stdout}{answer.stderr}{logs}")
+            logs = [path.read_text(errors="replace")[-1000:] for path in sorted(cluster.folder.glob("*.log"))]
+            pytest.fail(f"Slurm's node did not come up: {said}{logs}")
         time.sleep(0.2)
+
+
+def lose_node(cluster: Cluster) -> None:
+    """Kills slurmd, its jobs and what watches over them, and has the controller take note at once, not in minutes."""
+    cluster.daemons["slurmd"].kill()
+    cluster.daemons["slurmd"].wait()
+    conf, killed = str(cluster.folder / "slurm.conf"), 0
+    for process in psutil.process_iter(["name"]):
+        with suppress(psutil.Error):
+            job = process.children(recursive=True) if process.info["name"] == "slurmstepd" else []
+            if any(one.environ().get("SLURM_CONF") == conf for one in job):
+                for one in [process, *job]:
+                    one.kill()
+                    killed += 1
+    assert killed > 1, "there was no job to lose"
+    control(cluster, "update", f"NodeName={cluster.node}", "State=DOWN", "Reason=lost")
+
+
+def control(cluster: Cluster, *words: str) -> str:
+    """What scontrol says."""
+    environment = {**os.environ, "SLURM_CONF": str(cluster.folder / "slurm.conf")}
+    answer = subprocess.run(["scontrol", *words], capture_output=True, text=True, env=environment, timeout=30)
+    return answer.stdout + answer.stderr
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
