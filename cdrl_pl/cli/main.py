@@ -17,7 +17,6 @@ from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from cdrl_pl.agents.certificate import CERTIFICATE
 from cdrl_pl.checks import SEEDS, is_seed, whole
 from cdrl_pl.cli.config_files import ConfigFiles, take_files
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
@@ -31,6 +30,7 @@ from cdrl_pl.cli.trust import ask_for_trust
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.shipped import located
 from cdrl_pl.storage.checkpoints import is_whole, saved
+from cdrl_pl.storage.stored import stored
 from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
@@ -144,14 +144,16 @@ class CLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         settings.seed_everything = resolved_seed(settings.seed_everything)
         self._find_checkpoint(settings)
-        _take_shipped(settings.model)
+        for named in stored(settings.model):
+            named.within[named.key] = located(named.path)
         if flags is not None:
             print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
         with clean_errors():
             check_trainer_options(settings.trainer.get)
             check_tracker(settings.track if self.config.subcommand == "fit" else None)
-            _check_found(settings.model, files)
+            for named in stored(settings.model):
+                files.check_found(named)
             ask_for_trust(settings.model.agents, plays=self.config.subcommand != "fit")
 
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
@@ -232,25 +234,6 @@ def resolved_seed(given: Any) -> int:
     if not is_seed(seed := whole(given)):
         refuse(f"{name} is {given!r}; it must be {SEEDS}{', or true' if name != SEED_VARIABLE else ''}")
     return int(seed)
-
-
-def _take_shipped(model: Namespace) -> None:
-    """Teachers and alignments that are not in the current folder, but come with the program, are those."""
-    stored = [(agent, option) for agent in dict(model.agents or {}).values() for option in ("certificate", "init")]
-    for within, option in stored + [(transfer.alignment, "file") for transfer in model.transfers or []]:
-        if path := within.get(option):
-            within[option] = located(path)
-
-
-def _check_found(model: Namespace, files: ConfigFiles) -> None:
-    """Refuses stored teachers and alignments that are nowhere, and says where they were looked for."""
-    for name, agent in dict(model.agents).items():
-        for option in ("certificate", "init"):
-            if path := agent.get(option):
-                files.check_found(f"model.agents.{name}.{option}", path, CERTIFICATE)
-    for index, transfer in enumerate(model.transfers or []):
-        if path := transfer.alignment.get("file"):
-            files.check_found(f"model.transfers[{index}].alignment.file", path)
 
 
 class Began(pl.Callback):

@@ -15,10 +15,10 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
 
-from cdrl_pl.agents.certificate import CERTIFICATE
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.storage.atomic import write_json
 from cdrl_pl.storage.fingerprint import fingerprint
+from cdrl_pl.storage.stored import CERTIFICATE
 from cdrl_pl.training.board import flattened
 from cdrl_pl.training.run_folder import run_folder
 from cdrl_pl.yaml_file import load
