@@ -29,7 +29,7 @@ from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer
 from cdrl_pl.cli.trust import ask_for_trust
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.shipped import located
-from cdrl_pl.storage.checkpoints import is_whole, saved
+from cdrl_pl.storage.checkpoints import is_whole, newest
 from cdrl_pl.storage.stored import stored
 from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
@@ -247,11 +247,10 @@ class Began(pl.Callback):
 
 
 def _newest(folder: Path) -> str:
-    for checkpoint in saved([folder]):
-        if is_whole(checkpoint.path):
-            rank_zero_info("from %s", checkpoint.path)
-            return str(checkpoint.path)
-        rank_zero_warn(f"{checkpoint.path} is damaged; the one before it is taken")
+    found = newest([folder], lambda path: rank_zero_warn(f"{path} is damaged; the one before it is taken"))
+    if found is not None:
+        rank_zero_info("from %s", found.path)
+        return str(found.path)
     refuse(f"ckpt_path is {str(folder)!r}, a folder without a whole checkpoint (env_steps=N.ckpt)")
 
 

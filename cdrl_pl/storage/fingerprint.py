@@ -23,6 +23,7 @@ NOT_PART_OF_A_RUN = (
     "cdrl_pl/executors/", "cdrl_pl/experiment/", "cdrl_pl/importing/", "cdrl_pl/tuning/", "cdrl_pl/report/",
     "cdrl_pl/cli/checkup.py", "cdrl_pl/cli/doctor.py", "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/exporting.py",
     "cdrl_pl/cli/importing.py", "cdrl_pl/cli/report.py", "cdrl_pl/cli/tune.py", "cdrl_pl/onnx/export.py",
+    "cdrl_pl/training/stored_agent.py",
 )  # fmt: skip
 
 
