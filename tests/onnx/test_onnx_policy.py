@@ -39,13 +39,14 @@ def network(path: Path, made: Any, **options: Any) -> OnnxNetwork:
     return OnnxNetwork(located(save(path, made), options), (4,), 2)
 
 
-@pytest.fixture
-def exported(tmp_path: Path) -> tuple[PolicyNetwork, Path]:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolicyNetwork, Path]:
     """A network with memory, and its graph."""
     pytest.importorskip("onnxscript", reason=WHY)
     own = spread(PolicyNetwork(NetworkConfig("mlp", depth=1, hidden=8, lstm=4), (4,), 2)).eval().requires_grad_(False)
-    write_onnx(tmp_path / "own.onnx", own, CARTPOLE, describe(CARTPOLE), {})
-    return own, tmp_path / "own.onnx"
+    path = tmp_path_factory.mktemp("exported") / "own.onnx"
+    write_onnx(path, own, CARTPOLE, describe(CARTPOLE), {})
+    return own, path
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
