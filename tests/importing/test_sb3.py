@@ -220,6 +220,7 @@ def of_the_library(name: str) -> Any:
     apart = {"net_arch": {"pi": [9], "vf": [8, 4]}}
     make: dict[str, Callable[[], Any]] = {
         "PPO of pictures": lambda: sb3.PPO("CnnPolicy", picture),
+        "PPO of pictures, not scaled": lambda: sb3.PPO("CnnPolicy", picture, policy_kwargs={"normalize_images": False}),
         "PPO of pictures, layers behind": lambda: sb3.PPO("CnnPolicy", picture, policy_kwargs=relu),
         "DQN of pictures": lambda: sb3.DQN("CnnPolicy", picture, **small),
         "QR-DQN of pictures": lambda: contrib.QRDQN("CnnPolicy", picture, **small),
@@ -237,7 +238,8 @@ def of_the_library(name: str) -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        "PPO of pictures", "PPO of pictures, layers behind", "DQN of pictures", "QR-DQN of pictures", "PPO, default",
+        "PPO of pictures", "PPO of pictures, not scaled", "PPO of pictures, layers behind",
+        "DQN of pictures", "QR-DQN of pictures", "PPO, default",
         "A2C, one network", "A2C, other widths", "DQN, default", "RecurrentPPO", "RecurrentPPO of pictures",
     ],
 )  # fmt: skip
