@@ -52,6 +52,9 @@ def main() -> None:
     Raises:
         SystemExit: 0 after the help, 2 where the first argument is no command.
     """
+    from cdrl_pl.system.output import outlive_the_terminal
+
+    outlive_the_terminal()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)

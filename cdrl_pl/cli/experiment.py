@@ -17,6 +17,7 @@ from cdrl_pl.experiment.driver import Driver
 from cdrl_pl.experiment.plan import read_experiment
 from cdrl_pl.shipped import config_file
 from cdrl_pl.storage.atomic import disk_full
+from cdrl_pl.system.stop import take
 
 ABOUT = """\
 Runs what is missing of an experiment: every arm with every seed, seed by seed, each run as a process of its own in
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         help=f"where runs are started: {', '.join(EXECUTORS)} (default: the file's, local)",
     )
     given = parser.read(arguments)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    take(_told_to_end, signal.SIGTERM, signal.SIGHUP)
     try:
         experiment = read_experiment(file := config_file(given.file, experiments=True))
         if given.folder:

@@ -17,6 +17,7 @@ from cdrl_pl.executors.choose import EXECUTORS
 from cdrl_pl.executors.executor import COMMAND
 from cdrl_pl.shipped import config_file
 from cdrl_pl.storage.atomic import disk_full
+from cdrl_pl.system.stop import take
 from cdrl_pl.tuning.driver import Tuner
 from cdrl_pl.tuning.plan import read_sweep
 from cdrl_pl.tuning.results import BEST, REPORT
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         help=f"where runs are started: {', '.join(EXECUTORS)} (default: the file's, local)",
     )
     given = parser.read(arguments)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    take(_told_to_end, signal.SIGTERM, signal.SIGHUP)
     console = Console(stderr=True)
 
     def say(text: str) -> None:
