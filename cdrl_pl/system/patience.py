@@ -11,8 +11,8 @@ LONGEST = 1.0  # seconds between two looks that count
 class Patience:
     """Seconds that may pass while nothing comes, looked at after every wait of ``TICK`` seconds.
 
-    Between two looks ``LONGEST`` counts at most: while this process was stopped (Ctrl-Z, a frozen container, a debugger),
-    those it waits for were, too.
+    Between two looks ``LONGEST`` counts at most: while this process was stopped (Ctrl-Z, a frozen container), those it
+    waits for were, too.
 
     Args:
         seconds: that may pass.

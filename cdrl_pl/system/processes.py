@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress

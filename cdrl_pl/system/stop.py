@@ -64,7 +64,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it after a signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after USR1, 129 after HUP; else 0."""
+        """As a shell has it: 143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1, 129 after SIGHUP; else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def install(self) -> None:
