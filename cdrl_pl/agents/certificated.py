@@ -139,7 +139,7 @@ class CertificatedAgent(FrozenAgent):
         if self.network.config.trunk == ONNX:
             raise ConfigError(f"actions is {list(actions)}, but the policy is an ONNX graph, whose actions are its own")
         if not set(actions) or not set(actions) <= set(range(count)):
-            raise ConfigError(f"actions is {list(actions)}; it must be a list of its own, 0 to {count - 1}, at least one")
+            raise ConfigError(f"actions is {list(actions)}; it must list some of its own, 0 to {count - 1}")
         own = self.env.actions or range(count)
         self.env = replace(self.env, actions=tuple(own[i] for i in actions))
         self.spec = replace(self.spec, action_meanings=tuple(self.spec.action_meanings[i] for i in actions))

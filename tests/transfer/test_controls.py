@@ -263,7 +263,7 @@ def test_a_relabelling_to_an_action_that_is_not_there_or_to_none_is_refused(
     actions: tuple[int, ...], tmp_path: Path
 ) -> None:
     store(tmp_path, new_network(3, actions=5), WIDE)
-    with pytest.raises(ValueError, match=r"agents.a: actions is \[.*\]; it must be a list of its own, 0 to 4"):
+    with pytest.raises(ValueError, match=r"agents.a: actions is \[.*\]; it must list some of its own, 0 to 4"):
         graph(agents={"a": AgentConfig(certificate=str(tmp_path), actions=actions)})
 
 
