@@ -21,7 +21,8 @@ from cdrl_pl.training.collaboration import Collaboration, silent
 
 from .certificate import CertificatedTeacher
 from .checkpoint import EnvStepsCheckpoint
-from .panel import Cockpit, Curve, Standing, clock, decisions_per_second, phase, seconds_left
+from .course import Curve, clock, decisions_per_second, seconds_left
+from .panel import Cockpit, Standing, phase
 from .transfers import AlignmentSchedule, DistillationSchedule
 
 LINE_SECONDS = 5.0  # at least, between two lines where there is no terminal

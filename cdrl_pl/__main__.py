@@ -31,7 +31,15 @@ python -m cdrl_pl COMMAND --help lists every option. Start with: python -m cdrl_
 
 WIDTH = 120  # columns
 
-COMMANDS = ("fit", "validate", "test", "predict", "experiment", "tune", "report", "import", "export", "doctor")
+OWN = {
+    "experiment": "cdrl_pl.cli.experiment",
+    "tune": "cdrl_pl.cli.tune",
+    "report": "cdrl_pl.cli.report",
+    "import": "cdrl_pl.cli.importing",
+    "export": "cdrl_pl.cli.exporting",
+    "doctor": "cdrl_pl.cli.doctor",
+}  # commands that are not Lightning's, and the modules whose main runs them
+COMMANDS = ("fit", "validate", "test", "predict", *OWN)
 
 
 def help_text() -> str:
@@ -52,6 +60,9 @@ def main() -> None:
     Raises:
         SystemExit: 0 after the help, 2 where the first argument is no command.
     """
+    from cdrl_pl.system.output import outlive_the_terminal
+
+    outlive_the_terminal()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
@@ -66,30 +77,10 @@ def main() -> None:
 
         near = get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.0)
         raise SystemExit(_no_command(arguments[0], near[0]))
-    if arguments[0] == "experiment":
-        from cdrl_pl.cli.experiment import main as experiment
+    if arguments[0] in OWN:
+        from importlib import import_module
 
-        raise SystemExit(experiment(arguments[1:]))
-    if arguments[0] == "tune":
-        from cdrl_pl.cli.tune import main as tune
-
-        raise SystemExit(tune(arguments[1:]))
-    if arguments[0] == "report":
-        from cdrl_pl.cli.report import main as report
-
-        raise SystemExit(report(arguments[1:]))
-    if arguments[0] == "import":
-        from cdrl_pl.cli.importing import main as importing
-
-        raise SystemExit(importing(arguments[1:]))
-    if arguments[0] == "doctor":
-        from cdrl_pl.cli.doctor import main as doctor
-
-        raise SystemExit(doctor(arguments[1:]))
-    if arguments[0] == "export":
-        from cdrl_pl.cli.exporting import main as export
-
-        raise SystemExit(export(arguments[1:]))
+        raise SystemExit(import_module(OWN[arguments[0]]).main(arguments[1:]))
     from cdrl_pl.cli.slips import check_slips
     from cdrl_pl.system.stop import end_at_once_when_told
 

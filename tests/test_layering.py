@@ -156,8 +156,8 @@ def test_nothing_is_imported_on_the_way_to_the_help() -> None:
     assert set(re.findall(r"^(?:from|import) (\w+)", at_the_top, re.MULTILINE)) == {"__future__", "sys"}
 
 
-FOLDERS = ("cdrl_pl", "callbacks", "configs", "tests", "benchmarks", ".ci")
-TEXT = (".py", ".yaml", ".toml", ".txt", "run")
+FOLDERS = ("cdrl_pl", "callbacks", "configs", "tests", "benchmarks", "docs", "teachers", "alignments", ".ci")
+TEXT = (".py", ".yaml", ".toml", ".txt", ".md", ".json", "run")
 FILES = [p for f in FOLDERS for p in (REPOSITORY / f).rglob("*") if p.is_file() and p.name.endswith(TEXT)]
 FILES += [p for p in REPOSITORY.iterdir() if p.is_file() and p.name.endswith(TEXT)]
 OWN_FOLDER = re.compile(r"(?<![\w.}/])/(?:work|root|home|Users|tmp|var|opt|mnt)/")

@@ -28,21 +28,21 @@ class Finding(NamedTuple):
     said: str
 
 
-def check_cores(workers: int, agents: int, cores: int) -> Finding:
-    """Whether workers and cores are about as many.
+def check_cores(workers: int, agents: int, cores: int, best: int) -> Finding:
+    """Whether there are workers enough, and not more than cores.
 
     Args:
         workers: of all agents and ranks of this machine.
-        agents: that play.
+        agents: that play, on all ranks of this machine.
         cores: that this process may use.
+        best: workers of each that would be chosen where the config leaves it open.
     """
     counts = ((workers, "worker"), (agents, "agent"), (cores, "core"))
     said = "{} of {} on {}".format(*(f"{count} {what}{'s' * (count > 1)}" for count, what in counts))
     if workers > max(cores, agents):
-        fewer = max(1, cores // agents)
-        return Finding("cores", WARNING, f"{said}: they take turns; set --workers {fewer}, or leave it out")
-    if 2 * workers < cores:
-        return Finding("cores", WARNING, f"{said}: more than half idle; leave --workers out, or set {cores // agents}")
+        return Finding("cores", WARNING, f"{said}: they take turns; set --workers {best}, or leave it out")
+    if 2 * workers <= best * agents:
+        return Finding("cores", WARNING, f"{said}: too few to keep it busy; leave --workers out, or set {best}")
     return Finding("cores", OK, said)
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from cdrl_pl.cli.trackers import login_problem
 from cdrl_pl.cli.trainer import DEFAULTS
 from cdrl_pl.envs import EnvConfig, EnvError, describe
 from cdrl_pl.rollouts.pool import Pool
-from cdrl_pl.system.hardware import cores, cpu_has_bf16, fast_precision, workers_per_agent
+from cdrl_pl.system.balance import PICTURES, balance
+from cdrl_pl.system.hardware import cores, cpu_has_bf16, fast_precision
 from cdrl_pl.training.collaboration import Collaboration
+from cdrl_pl.training.machine import local_ranks, shared_cores
 
 ABOUT = f"""\
 usage: {PROGRAM} doctor [--config FILE] [options of fit]
@@ -104,8 +107,9 @@ def findings(arguments: Sequence[str]) -> Iterator[Finding]:
     yield check_versions(requirements())
     yield check_emulator()
     if not arguments:
-        yield check_cores(workers_per_agent(1, 1), 1, cores())
-        yield check_descriptors(workers_per_agent(1, 1))
+        chosen = balance(cores(), 1, PICTURES, gpu=torch.cuda.is_available()).workers
+        yield check_cores(chosen, 1, cores(), chosen)
+        yield check_descriptors(chosen)
         yield check_shared_memory([], shutil.disk_usage(_shared()).free, _shared())
         yield check_accelerator(fast_precision(), "cuda" if torch.cuda.is_available() else "cpu")
         yield check_writing(Path(DEFAULTS["default_root_dir"]))
@@ -145,9 +149,11 @@ def rehearse(arguments: Sequence[str], folder: str) -> tuple[Rehearsal | None, s
 
 def _of_a_run(run: Rehearsal) -> Iterator[Finding]:
     pools: list[Pool] = list(run.datamodule.pools.values())
-    ranks = run.trainer.strategy.world_size // run.trainer.num_nodes  # type: ignore[attr-defined]
+    ranks = local_ranks(run.trainer)
     workers = sum(pool.num_workers for pool in pools)
-    yield check_cores(workers * ranks, len(pools), cores())
+    left_open = replace(run.datamodule.pool, workers=None)
+    best = shared_cores(run.model, run.trainer, left_open, run.datamodule.learner_threads).workers
+    yield check_cores(workers * ranks, len(pools) * ranks, cores(), best)
     yield check_descriptors(workers)
     blocks = [size for pool in pools for size in pool.shared_bytes] * ranks
     yield check_shared_memory(blocks, shutil.disk_usage(_shared()).free, _shared())

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.cli.driving import add_places, drive, end_when_told
 from cdrl_pl.cli.options import OptionParser
-from cdrl_pl.executors.choose import EXECUTORS
 from cdrl_pl.executors.executor import COMMAND
 from cdrl_pl.experiment.driver import Driver
 from cdrl_pl.experiment.plan import read_experiment
 from cdrl_pl.shipped import config_file
-from cdrl_pl.storage.atomic import disk_full
 
 ABOUT = """\
 Runs what is missing of an experiment: every arm with every seed, seed by seed, each run as a process of its own in
@@ -37,17 +33,12 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         "file", metavar="FILE", help="the experiment's file, or the name of a shipped one, such as cartpole"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at once (default: 1)")
-    parser.add_argument("--folder", metavar="DIR", help="where runs go, instead of the file's folder")
+    add_places(parser, "runs")
     parser.add_argument(
         "--set-aside", action="store_true", help="move runs that differ out of the way; none is deleted"
     )
-    parser.add_argument(
-        "--executor",
-        metavar="NAME",
-        help=f"where runs are started: {', '.join(EXECUTORS)} (default: the file's, local)",
-    )
     given = parser.read(arguments)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    end_when_told()
     try:
         experiment = read_experiment(file := config_file(given.file, experiments=True))
         if given.folder:
@@ -57,24 +48,14 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         driver = Driver(experiment, Path(file), given.jobs, command, given.set_aside)
     except (ConfigError, OSError) as error:
         parser.error(str(error))
-    try:
+    say = driver.display.say
+
+    def run() -> int:
         failed = driver.run()
-    except KeyboardInterrupt:
-        driver.display.say("interrupted; the same command goes on")
-        return 130
-    except OSError as error:
-        if not (full := disk_full(error)):
-            raise
-        driver.display.say(f"error: {full}")
-        return 1
-    finally:
-        driver.close()
-    driver.display.say(f"{len(driver.runs) - len(failed)} of {len(driver.runs)} runs done")
-    driver.display.say(f"python -m cdrl_pl report {experiment.folder}")
-    for run in failed:
-        driver.display.say(f"failed: {run.name}: {run.reason}; see {run.folder.path / 'log.txt'}")
-    return 1 if failed else 0
+        say(f"{len(driver.runs) - len(failed)} of {len(driver.runs)} runs done")
+        say(f"python -m cdrl_pl report {experiment.folder}")
+        for one in failed:
+            say(f"failed: {one.name}: {one.reason}; see {one.folder.path / 'log.txt'}")
+        return 1 if failed else 0
 
-
-def _told_to_end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    return drive(run, say, driver.close)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.cli.driving import add_places, drive, end_when_told
 from cdrl_pl.cli.options import OptionParser
-from cdrl_pl.executors.choose import EXECUTORS
 from cdrl_pl.executors.executor import COMMAND
 from cdrl_pl.shipped import config_file
-from cdrl_pl.storage.atomic import disk_full
 from cdrl_pl.tuning.driver import Tuner
 from cdrl_pl.tuning.plan import read_sweep
 from cdrl_pl.tuning.results import BEST, REPORT
@@ -42,14 +38,9 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     parser.add_argument(
         "--trials", type=int, metavar="N", help="number of trials, those done counted, instead of the file's"
     )
-    parser.add_argument("--folder", metavar="DIR", help="where trials go, instead of the file's folder")
-    parser.add_argument(
-        "--executor",
-        metavar="NAME",
-        help=f"where runs are started: {', '.join(EXECUTORS)} (default: the file's, local)",
-    )
+    add_places(parser, "trials")
     given = parser.read(arguments)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    end_when_told()
     console = Console(stderr=True)
 
     def say(text: str) -> None:
@@ -71,22 +62,15 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         tuner = Tuner(sweep, Path(file), command, say)
     except (ConfigError, OSError) as error:
         parser.error(str(error))
-    try:
+
+    def run() -> int:
         found = tuner.run()
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on")
-        return 130
-    except (ConfigError, OSError) as error:
-        if isinstance(error, OSError) and not disk_full(error):
-            raise
-        say(f"error: {disk_full(error) or error}")
-        return 1
-    finally:
-        tuner.close()
-    say(f"{sweep.folder / REPORT}")
-    say(f"python -m cdrl_pl fit --config {sweep.folder / BEST}" if found else "no trial is done, so none is the best")
-    return 0 if found else 1
+        say(f"{sweep.folder / REPORT}")
+        say(
+            f"python -m cdrl_pl fit --config {sweep.folder / BEST}"
+            if found
+            else "no trial is done, so none is the best"
+        )
+        return 0 if found else 1
 
-
-def _told_to_end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    return drive(run, say, tuner.close)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cdrl_pl.checks import ConfigError
+from cdrl_pl.spelling import nearest
 
 COMMAND = (sys.executable, "-m", "cdrl_pl")
 RUN_VERSION = "CDRL_PL_RUN_VERSION"  # as in cdrl_pl.cli.main: the name of the folder that a command writes to
@@ -75,6 +76,62 @@ class Executor(Protocol):
 
     def find(self, folder: Path) -> tuple[Process, str] | None:
         """What an earlier driver has started in a run's folder and left under way, and the run's state meanwhile."""
+
+
+class Started(Protocol):
+    """A run or a trial that has been started.
+
+    Attributes:
+        process: the one under way; null where there is none.
+    """
+
+    process: Process | None
+
+    def stop(self) -> None:
+        """Ends its process, which saves a checkpoint first."""
+
+
+def end_all(started: Sequence[Started]) -> None:
+    """Ends all of them; all save at once."""
+    for one in started:
+        if one.process is not None:
+            one.process.end()
+    for one in started:
+        one.stop()
+
+
+def check_known(executor: str, content: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """The options of an executor that are not null.
+
+    Args:
+        executor: its name.
+        content: the options.
+        known: the names of those that there are.
+
+    Raises:
+        ExecutorError: there is none of a name.
+    """
+    names = list(known)
+    for name in content:
+        if name not in names:
+            raise ExecutorError(f"there is no option {executor}.{name}{nearest(str(name), names)}")
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def check_values(executor: str, given: Mapping[str, Any], rows: Iterable[tuple[str, object, str]]) -> None:
+    """Refuses the first option whose value is not taken.
+
+    Args:
+        executor: its name.
+        given: the options.
+        rows: name, whether its value is taken, and what is allowed.
+
+    Raises:
+        ExecutorError: naming the option, its value and what is allowed.
+    """
+    for name, ok, allowed in rows:
+        if not ok:
+            raise ExecutorError(f"{executor}.{name} is {given[name]!r}; it must be {allowed}")
 
 
 @dataclass

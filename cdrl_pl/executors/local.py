@@ -12,8 +12,8 @@ from pathlib import Path
 from cdrl_pl.executors.executor import Job, environment
 
 
-def _end_with_parent() -> None:
-    """In the child, before it starts: SIGTERM (save, then end) when the driver dies, however it dies. Linux."""
+def end_with_parent() -> None:
+    """In the child, before it starts: SIGTERM (save, then end) when its parent dies, however it dies. Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
@@ -58,7 +58,7 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 env=environment(job.variables),
                 start_new_session=True,  # Ctrl-C reaches the driver alone, which then tells its runs
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
                 pass_fds=job.held,
             )
         return LocalProcess(process)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdrl_pl.executors.executor import ExecutorError, Job
-from cdrl_pl.spelling import nearest
+from cdrl_pl.executors.executor import ExecutorError, Job, check_known, check_values
+from cdrl_pl.executors.local import end_with_parent
 
 BETWEEN = 1.0  # seconds between two questions about a job
 ANSWER = 30.0  # seconds that an actor which is up may take to be told to end
@@ -43,35 +42,21 @@ def read_options(content: Mapping[str, Any]) -> RayOptions:
     Raises:
         ExecutorError: naming the option, its value and what is allowed.
     """
-    known = list(RayOptions.__dataclass_fields__)
-    for name in content:
-        if name not in known:
-            raise ExecutorError(f"there is no option ray.{name}{nearest(str(name), known)}")
-    given = {name: value for name, value in content.items() if value is not None}
+    given = check_known("ray", content, RayOptions.__dataclass_fields__)
     resources = given.get("resources", {})
-    for name, ok, allowed in (
+    numbers = isinstance(resources, dict) and all(map(_amount, resources.values()))
+    rows = (
         ("address", isinstance(given.get("address", ""), str), "an address, or auto"),
         ("cpus", _amount(given.get("cpus", 1)), "a number from 0"),
         ("gpus", _amount(given.get("gpus", 0)), "a number from 0"),
-        (
-            "resources",
-            isinstance(resources, dict) and all(map(_amount, resources.values())),
-            "names with numbers from 0",
-        ),
-    ):
-        if not ok:
-            raise ExecutorError(f"ray.{name} is {given[name]!r}; it must be {allowed}")
+        ("resources", numbers, "names with numbers from 0"),
+    )
+    check_values("ray", given, rows)
     return RayOptions(**given)
 
 
 def _amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-
-
-def _end_with_parent() -> None:
-    """In the child, before it starts: SIGTERM (save, then end) when the actor dies, however it dies. Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 class Holder:
@@ -94,7 +79,7 @@ class Holder:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **variables},
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     def ask(self) -> int | None:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdrl_pl.executors.executor import ExecutorError, Job, environment
-from cdrl_pl.spelling import nearest
+from cdrl_pl.executors.executor import ExecutorError, Job, check_known, check_values, environment
 from cdrl_pl.storage.atomic import write_json
 
 RECORD = "slurm_job.json"  # in a run's folder: its newest job, by which a later driver finds it
@@ -64,25 +63,20 @@ def read_options(content: Mapping[str, Any]) -> SlurmOptions:
     Raises:
         ExecutorError: naming the option, its value and what is allowed.
     """
-    known = list(SlurmOptions.__dataclass_fields__)
-    for name in content:
-        if name not in known:
-            raise ExecutorError(f"there is no option slurm.{name}{nearest(str(name), known)}")
-    given = {name: value for name, value in content.items() if value is not None}
+    given = check_known("slurm", content, SlurmOptions.__dataclass_fields__)
     if isinstance(given.get("time"), int) and not isinstance(given["time"], bool):
         given["time"] = str(given["time"])
     if isinstance(given.get("mem"), int) and not isinstance(given["mem"], bool):
         given["mem"] = str(given["mem"])
-    for name, ok, allowed in (
+    rows = (
         ("partition", isinstance(given.get("partition", ""), str), "a name"),
         ("time", re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", str(given.get("time", "1"))), "minutes, or H:MM:SS in quotes"),
         ("cpus", _whole(given.get("cpus", 1), 1), "a whole number from 1"),
         ("mem", re.fullmatch(r"\d+[KMGT]?", str(given.get("mem", "1"))), "a number of MB, or as 8G"),
         ("notice", _whole(given.get("notice", 1), 1), "a whole number of seconds from 1"),
         ("extra", _are_options(given.get("extra", [])), "a list of options of sbatch, such as --account=lab"),
-    ):
-        if not ok:
-            raise ExecutorError(f"slurm.{name} is {given[name]!r}; it must be {allowed}")
+    )
+    check_values("slurm", given, rows)
     return SlurmOptions(**{**given, "extra": tuple(given.get("extra", ()))})
 
 

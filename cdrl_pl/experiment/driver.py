@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from cdrl_pl.executors.choose import make_executor
-from cdrl_pl.executors.executor import COMMAND, environment
+from cdrl_pl.executors.executor import COMMAND, end_all, environment
 from cdrl_pl.experiment.display import Display
 from cdrl_pl.experiment.folder import EXPERIMENT, FINGERPRINT, LOCK, lock
 from cdrl_pl.experiment.plan import Arm, Experiment, ExperimentError
@@ -135,11 +135,7 @@ class Driver:
                     if active and not (waiting and len(active) < self.jobs):
                         time.sleep(POLL)
             finally:
-                for run in active:
-                    if run.process is not None:
-                        run.process.end()  # all of them save at once
-                for run in active:
-                    run.stop()
+                end_all(active)
         return [run for run in self.runs if run.state == "failed"]
 
     def _start(self, run: Run) -> Run:

@@ -95,6 +95,8 @@ class OnnxNetwork(PolicyNetwork):
         self.normaliser = self.value_trunk = self.lstm = self.gru = self.after = None
         temperature = torch.tensor(float(self.options.temperature))
         self.register_buffer("temperature", temperature, persistent=False)  # the config's, whatever a checkpoint had
+        checksum = torch.tensor([*bytes.fromhex(self._checksum)], dtype=torch.uint8)
+        self.register_buffer("checksum", checksum)  # by which a checkpoint knows the graph
         self._session: Any = None
 
     @property

@@ -12,7 +12,7 @@ class PoolConfig:
     """How the environments of each agent are played.
 
     Attributes:
-        workers: Environment worker processes per agent; null shares the machine's cores among the agents.
+        workers: Environment worker processes per agent; null takes as many as suit the machine (docs/scaling.md).
         copies: Environment copies per worker (B).
         steps: Decisions of each copy in a rollout (T; the paper's t_max).
         queue: Rollouts that a worker may be ahead of the learner, the one it is playing included.

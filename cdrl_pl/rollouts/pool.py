@@ -20,7 +20,7 @@ from cdrl_pl.rollouts.protocol import RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.shared_memory import SharedWeights, Slots, observation_names, rollout_schema
 from cdrl_pl.rollouts.worker_group import WorkerGroup
 from cdrl_pl.system.fork_server import PRELOAD
-from cdrl_pl.system.hardware import workers_per_agent
+from cdrl_pl.system.hardware import cores
 from cdrl_pl.types import Episode, Rollout, join
 
 
@@ -61,7 +61,7 @@ class Pool:
     ) -> None:
         self.name, self.config, self._seed, others = name, config, seed, dict(others or {})
         self._others = dict(zip(others, observation_names(len(others))[1:], strict=True))
-        self._count = config.workers or workers_per_agent(1, 1)
+        self._count = config.workers or cores()
         self._size = {"workers": self._count, "copies": config.copies, "steps": config.steps}
         context: Any = mp.get_context(config.start_method)
         if config.start_method == "forkserver":

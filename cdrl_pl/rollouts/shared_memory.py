@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cdrl_pl.envs import EnvSpec
+from cdrl_pl.system.patience import Patience
 from cdrl_pl.types import ROLLOUT_SCHEMA
 
 Array = np.ndarray[Any, Any]
@@ -122,8 +123,8 @@ class SharedWeights:
             RuntimeError: the learner never left the weights alone for long enough (it died while writing).
         """
         source = np.frombuffer(self._raw, np.float32)
-        deadline = time.monotonic() + self.PATIENCE
-        while time.monotonic() < deadline:
+        patience = Patience(self.PATIENCE)
+        while not patience.is_over():
             before = self._clock[0]
             if before % 2 == 0:
                 np.copyto(out, source)

@@ -15,6 +15,7 @@ from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.protocol import Command, Reply, RolloutReply, WorkerConfig
 from cdrl_pl.rollouts.worker import worker_main
 from cdrl_pl.system.main_module import UNGUARDED
+from cdrl_pl.system.patience import TICK, Patience
 from cdrl_pl.system.processes import Failure, started
 from cdrl_pl.system.stop import Stopped
 
@@ -196,13 +197,13 @@ class WorkerGroup:
             WorkerError: nothing came within the stall timeout.
             Stopped: the run was told to end.
         """
-        deadline = time.monotonic() + self.config.stall_timeout
+        patience = Patience(self.config.stall_timeout)
         while not done():
             if interruptible and self._interrupted():
                 raise Stopped("the run was told to end while it waited for rollouts")
-            if self.receive(0.5):
-                deadline = time.monotonic() + self.config.stall_timeout
-            elif time.monotonic() > deadline:
+            if self.receive(TICK):
+                patience.renew()
+            elif patience.is_over():
                 late = [w.index for w in self.workers if w.owed]
                 raise WorkerError(
                     f"waited {self.config.stall_timeout:g} s for {what} of {self.name}; workers {late} are late"

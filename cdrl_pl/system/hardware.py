@@ -40,19 +40,6 @@ def fast_precision() -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def workers_per_agent(agents: int, ranks: int) -> int:
-    """As many worker processes as cores, shared among the agents and ranks of this machine; at least 1 each.
-
-    The learner has no core of its own: it and the workers take turns, and the queue keeps both busy.
-    """
-    return max(1, cores() // (agents * ranks))
-
-
-def learner_threads(workers: int, ranks: int) -> int:
-    """The cores that all workers leave, shared among the ranks; at least 1. More would spin beside busy workers."""
-    return max(1, (cores() - workers) // ranks)
-
-
 def use_one_thread() -> None:
     """Keeps torch and NumPy's BLAS to one thread in this process, as in every worker: more would spin beside others."""
     torch.set_num_threads(1)

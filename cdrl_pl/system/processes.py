@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from cdrl_pl.system.fork_server import start_fork_server
 from cdrl_pl.system.hardware import use_one_thread
 from cdrl_pl.system.main_module import main_kept_out
+from cdrl_pl.system.patience import TICK, Patience
 from cdrl_pl.system.stop import Stopped, ignore_signals
 
 Job = TypeVar("Job")
@@ -119,15 +119,15 @@ def in_processes(
             channels.append(ours)
             started(process, theirs, interrupted)
             processes.append(process)
-        deadline = time.monotonic() + stall
+        patience = Patience(stall)
         while len(results) < len(jobs):
             if interrupted():
                 raise Stopped("told to end while others worked")
             missing = {channels[i]: i for i in range(len(jobs)) if i not in results}
-            ready: list[Any] = wait(list(missing), 0.5)
+            ready: list[Any] = wait(list(missing), TICK)
             if ready:
-                deadline = time.monotonic() + stall
-            elif time.monotonic() > deadline:
+                patience.renew()
+            elif patience.is_over():
                 raise ProcessError(f"{len(missing)} of {len(jobs)} jobs made no progress for {stall:g} s")
             for channel in ready:
                 index = missing[channel]

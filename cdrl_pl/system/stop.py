@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is how Slurm's --signal is mostly used
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,  # how Slurm's --signal is mostly used
+    signal.SIGHUP,  # the terminal was closed
+)
 
 
 def ignore_signals() -> None:
     """For workers: a batch system tells every process of a job, a terminal too; the trainer ends its own."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def take(action: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> None:
+    """Has the signals do this; not SIGHUP where it is ignored, as under nohup. Only a process's main thread can."""
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, action)
 
 
 class Stopped(BaseException):
@@ -23,11 +37,9 @@ class Stopped(BaseException):
 def end_at_once_when_told() -> None:
     """Until a ``StopRequest`` takes the signals: who is told to end says so and ends, as a shell has it.
 
-    Nothing is under way that would have to be saved. Only a process's main thread can take signals.
+    Nothing is under way that would have to be saved.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, _end)
+    take(_end, *SIGNALS)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -36,7 +48,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """The request of SIGTERM, SIGUSR1 or Ctrl-C that this process end.
+    """The request of SIGTERM, SIGUSR1, SIGHUP or Ctrl-C that this process end.
 
     Learning ends at the next batch's boundary, waiting and evaluations at once. A second Ctrl-C interrupts whatever is
     done.
@@ -52,14 +64,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it after a signal: 143 after SIGTERM, 130 after Ctrl-C, 138 after USR1; else 0."""
+        """As a shell has it: 143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1, 129 after SIGHUP; else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def install(self) -> None:
-        """Takes the signals from now on; only a process's main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self._note)
+        """Takes the signals from now on."""
+        take(self._note, *SIGNALS)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:

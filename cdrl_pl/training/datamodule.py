@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -18,16 +18,12 @@ from cdrl_pl.envs import check_drawn
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.rollouts.config import PoolConfig
 from cdrl_pl.rollouts.pool import Pool
-from cdrl_pl.system.hardware import (
-    allow_descriptors,
-    cpu_has_bf16,
-    keep_freed_memory,
-    learner_threads,
-    workers_per_agent,
-)
+from cdrl_pl.system.balance import Balance
+from cdrl_pl.system.hardware import allow_descriptors, keep_freed_memory
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.evaluator import EvaluationJob
+from cdrl_pl.training.machine import resolved, said, shared_cores
 from cdrl_pl.training.trainer_options import suit
 
 
@@ -116,7 +112,7 @@ class RolloutDataModule(pl.LightningDataModule):
     Args:
         pool: How environments are played in training.
         seed: Seed of environments and actions, an integer of 0 or more without unit; null takes ``seed_everything``'s.
-        learner_threads: Threads of the learner on the CPU; null takes the cores that the workers leave, at least 1.
+        learner_threads: Threads of the learner on the CPU; null takes as many as suit the machine (docs/scaling.md).
         evaluation_episodes: Episodes per agent and way of choosing actions in ``validate`` and ``test``.
         noop_max: Most random no-op actions at the start of an episode in ``validate``, ``test`` and ``predict``; Atari
             only.
@@ -179,7 +175,7 @@ class RolloutDataModule(pl.LightningDataModule):
         module, trainer = self._module, self.trainer
         assert trainer is not None
         playing = module.playing
-        config = self._resolve(len(playing))
+        config = self._resolve()
         for index, (name, agent) in enumerate(playing.items()):
             self.pools[name] = Pool(
                 name,
@@ -197,24 +193,24 @@ class RolloutDataModule(pl.LightningDataModule):
         suit(trainer, most)
         self._dataset = RolloutDataset(self.pools, module, most)
 
-    def _resolve(self, agents: int) -> PoolConfig:
+    def _resolve(self) -> PoolConfig:
         """The pool with what the machine decides filled in; sets the learner's threads and says what was chosen."""
-        module, trainer, pool = self._module, self.trainer, self.pool
+        module, trainer = self._module, self.trainer
         assert trainer is not None
-        bf16 = trainer.precision.startswith("bf16") and cpu_has_bf16() if pool.bf16 is None else pool.bf16
-        workers = pool.workers or workers_per_agent(agents, trainer.world_size)
-        allow_descriptors(workers * agents)
-        concatenate = pool.concatenate or (module.preset.concatenate and not pool.deterministic)
-        chosen = f"{workers} workers x {pool.copies} copies per agent, acting in {'bf16' if bf16 else 'fp32'}"
-        if module.device.type == "cpu":
-            threads = self.learner_threads or learner_threads(workers * agents * trainer.world_size, trainer.world_size)
-            torch.set_num_threads(threads)
+        chosen = self.balance()
+        allow_descriptors(chosen.workers * len(module.playing))
+        pool = resolved(self.pool, chosen.workers, module, trainer.precision)
+        if (device := trainer.strategy.root_device).type == "cpu":
+            torch.set_num_threads(chosen.threads)
             keep_freed_memory()
-            chosen += f"; learning on {threads} CPU thread{'s' * (threads > 1)} in {trainer.precision}"
-        else:
-            chosen += f"; learning on {module.device} in {trainer.precision}"
-        rank_zero_info(chosen)
-        return replace(pool, workers=workers, bf16=bf16, concatenate=concatenate)
+        given = bool(self.pool.workers and (self.learner_threads or device.type != "cpu"))
+        rank_zero_info(said(pool, chosen, str(device), trainer.precision, given))
+        return pool
+
+    def balance(self) -> Balance:
+        """Workers and learner threads: what the options say, and else what suits this machine."""
+        assert self.trainer is not None
+        return shared_cores(self._module, self.trainer, self.pool, self.learner_threads)
 
     def train_dataloader(self) -> RolloutDataset:
         """The dataset itself: batches are ready-made, so a DataLoader would only add copies."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.checks import ConfigError
@@ -64,6 +66,33 @@ def check_same_tasks(saved: Mapping[str, Mapping[str, Any]], here: Mapping[str, 
             rank_zero_warn(f"{said}; the curve goes on in a task that has changed")
 
 
+def check_same_frozen(module: Any, weights: Mapping[str, Tensor]) -> None:
+    """Refuses a frozen teacher, or a stored F, that is another than the checkpoint's, whose weights would replace it.
+
+    Args:
+        module: the root module, a ``Collaboration``, as its config made it.
+        weights: the checkpoint's.
+
+    Raises:
+        ConfigError: naming the agent or the transfer.
+    """
+    frozen = {f"agents.{name}": agent for name, agent in module.agents.items() if agent.learner is None}
+    stored = {f"transfers.{t.name}.alignment": t.alignment for t in module.transfers if t.config.alignment.file}
+    for name, part in {**frozen, **stored}.items():
+        for key, here in part.state_dict().items():
+            saved = weights.get(f"_{name}.{key}")
+            if saved is None or saved.shape != here.shape or not _equal(saved.cpu(), here.cpu()):
+                raise ConfigError(
+                    f"{name} is another than in the checkpoint ({key} differs); a run goes on with the same "
+                    f"{'teachers' if name in frozen else 'stored alignments'}, wherever their files lie"
+                )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are, up to the rounding of the precision that one of them was kept in."""
+    return torch.equal(one.to(other.dtype), other) or torch.equal(other.to(one.dtype), one)
+
+
 def state_of(module: Any, optimizers: list[str]) -> dict[str, Any]:
     """What a run goes on from beside weights and the optimizers' states: clocks, the log, the teachers' memories.
 
@@ -95,7 +124,7 @@ def restore(module: Any, checkpoint: dict[str, Any], optimizers: list[str]) -> N
         optimizers: names of the graph's optimizers, in that order.
 
     Raises:
-        ConfigError: the checkpoint is of another graph, or of another version of this program.
+        ConfigError: the checkpoint is of another graph, has other teachers, or is of another version of this program.
     """
     state = checkpoint.get(CHECKPOINT)
     if state is None or state.get("format") != FORMAT:
@@ -105,6 +134,7 @@ def restore(module: Any, checkpoint: dict[str, Any], optimizers: list[str]) -> N
     here = {"env_steps": list(module.env_steps), "transfers": list(transfers), "optimizers": optimizers}
     check_same_graph({what: list(state[what]) for what in here}, here)
     check_same_tasks(state["tasks"], {name: task_record(agent) for name, agent in module.playing.items()})
+    check_same_frozen(module, checkpoint["state_dict"])
     by_name = dict(zip(state["optimizers"], checkpoint["optimizer_states"], strict=True))
     checkpoint["optimizer_states"] = [by_name[name] for name in optimizers]
     module.env_steps = {name: state["env_steps"][name] for name in module.env_steps}

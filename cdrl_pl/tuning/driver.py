@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cdrl_pl.executors.choose import make_executor
-from cdrl_pl.executors.executor import COMMAND
+from cdrl_pl.executors.executor import COMMAND, end_all
 from cdrl_pl.experiment.driver import resolved_config
 from cdrl_pl.experiment.folder import LOCK, RunFolder, lock
 from cdrl_pl.experiment.plan import ExperimentError
@@ -105,11 +105,7 @@ class Tuner:
                 if active:
                     time.sleep(POLL)
         finally:
-            for trial in active:
-                if trial.process is not None:
-                    trial.process.end()  # all of them save at once
-            for trial in active:
-                trial.stop()
+            end_all(active)
         return self.finish()
 
     def _fill(self, active: list[Trial]) -> bool:

@@ -19,7 +19,8 @@ from rich.console import Console
 from terminal import Terminal
 
 from callbacks import CertificatedTeacher, EnvStepsCheckpoint, Progress
-from callbacks.panel import BARS, Cockpit, Curve, Standing, clock, marked_bar
+from callbacks.course import BARS, Curve, clock, marked_bar
+from callbacks.panel import Cockpit, Standing
 from callbacks.progress import closing, summary
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.types import Episode

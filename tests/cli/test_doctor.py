@@ -31,17 +31,20 @@ run = command_line.run
 
 
 @pytest.mark.parametrize(
-    ("workers", "agents", "cores", "state", "change"),
+    ("workers", "agents", "cores", "best", "state", "change"),
     [
-        (2, 1, 2, OK, ""),
-        (2, 2, 1, OK, ""),  # each has one: there are no fewer
-        (8, 2, 4, WARNING, "--workers 2"),
-        (2, 2, 16, WARNING, "set 8"),
-        (8, 1, 16, OK, ""),
+        (2, 1, 2, 2, OK, ""),
+        (2, 2, 1, 1, OK, ""),  # each has one: there are no fewer
+        (8, 2, 4, 2, WARNING, "--workers 2"),
+        (2, 2, 16, 4, WARNING, "set 4"),
+        (8, 1, 16, 8, OK, ""),
+        (4, 1, 64, 4, OK, ""),  # a small task keeps no more busy
     ],
 )
-def test_workers_and_cores_are_about_as_many(workers: int, agents: int, cores: int, state: str, change: str) -> None:
-    found = check_cores(workers, agents, cores)
+def test_workers_are_enough_and_not_more_than_cores(
+    workers: int, agents: int, cores: int, best: int, state: str, change: str
+) -> None:
+    found = check_cores(workers, agents, cores, best)
     assert found.state == state and change in found.said
 
 

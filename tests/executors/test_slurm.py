@@ -22,7 +22,7 @@ from cdrl_pl.executors import slurm as executor
 from cdrl_pl.executors.slurm import RECORD
 from cdrl_pl.experiment.folder import RunFolder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(120)]
 start, running_slurm, cluster = experiments.start, slurm.running_slurm, slurm.cluster
 ONE = Path("out/one/seed-1")
 SLURM = {"executor": "slurm", "seeds": [1], "slurm": {"cpus": 1}}
@@ -65,9 +65,14 @@ def number(folder: Path = ONE) -> str:
     return str(json.loads((folder / RECORD).read_text())["number"])
 
 
-def wait_until_there(fifo: str = "fifo") -> None:
-    with open(fifo) as file:
+def begun() -> subprocess.Popen[bytes]:
+    """A driver whose first run has come to T = 20, and waits there."""
+    os.mkfifo("fifo")
+    write(**SLURM, **faulty("wait"))
+    process = driver()
+    with open("fifo") as file:
         assert file.readline() == "there\n"
+    return process
 
 
 def test_an_experiment_is_run_by_slurm(start: experiments.Start, cluster: slurm.Cluster) -> None:
@@ -93,10 +98,7 @@ def test_a_job_that_slurm_refuses_is_named(
 def test_a_driver_that_is_told_to_end_ends_its_jobs_which_save_and_go_on(
     start: experiments.Start, cluster: slurm.Cluster
 ) -> None:
-    os.mkfifo("fifo")
-    write(**SLURM, **faulty("wait"))
-    process = driver()
-    wait_until_there()
+    process = begun()
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     assert executor.job_state(number())[0] == "FAILED" and RunFolder(ONE).newest_checkpoint() is not None
@@ -108,10 +110,7 @@ def test_a_driver_that_is_told_to_end_ends_its_jobs_which_save_and_go_on(
 def test_a_killed_drivers_job_goes_on_and_the_next_driver_takes_it_over(
     start: experiments.Start, cluster: slurm.Cluster
 ) -> None:
-    os.mkfifo("fifo")
-    write(**SLURM, **faulty("wait"))
-    process = driver()
-    wait_until_there()
+    process = begun()
     process.kill()
     process.wait()
     first = number()
@@ -128,10 +127,7 @@ def test_a_job_whose_node_is_lost_is_requeued_and_goes_on_from_its_newest_checkp
     start: experiments.Start, cluster: slurm.Cluster
 ) -> None:
     """Nobody told it to save, so that it goes on from T = 10."""
-    os.mkfifo("fifo")
-    write(**SLURM, **faulty("wait"), T_max=40)
-    process = driver()
-    wait_until_there()
+    process = begun()
     before = number()
     slurm.lose_node(cluster)
     until = time.monotonic() + 30
@@ -147,10 +143,7 @@ def test_a_job_whose_node_is_lost_is_requeued_and_goes_on_from_its_newest_checkp
 def test_a_job_that_was_ended_from_outside_or_by_its_time_limit_is_started_again(
     start: experiments.Start, cluster: slurm.Cluster
 ) -> None:
-    os.mkfifo("fifo")
-    write(**SLURM, **faulty("wait"))
-    process = driver()
-    wait_until_there()
+    process = begun()
     first = number()
     executor.call("scancel", "--batch", "--signal=TERM", first)  # what --signal does before the limit
     assert process.wait(60) == 0

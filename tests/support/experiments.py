@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,16 +31,21 @@ def content(**changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Runs an experiment of the fake program in a temporary folder; gives its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "POLL", 0.01)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    (tmp_path / "tiny.yaml").touch()
+    prepare(tmp_path, monkeypatch, driver)
 
     def go(*options: str, **changes: Any) -> int:
         write(**changes)
         return command.main(["experiment.yaml", *options], FAKE)
 
     return go
+
+
+def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, driver: ModuleType) -> None:
+    """A folder with a config, for a driver that looks often and takes no signals."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(driver, "POLL", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (folder / "tiny.yaml").touch()
 
 
 def write(**changes: Any) -> Path:
@@ -62,7 +68,10 @@ def run_log() -> list[str]:
 @pytest.fixture
 def refused(start: Start, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs an experiment that must be refused before anything runs; gives the line that says why."""
+    return refusing(start, capsys)
 
+
+def refusing(start: Start, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def go(*options: str, **changes: Any) -> str:
         run_log()
         capsys.readouterr()

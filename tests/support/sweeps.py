@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from experiments import FAKE
+from experiments import FAKE, Start, prepare, refusing
 
 from cdrl_pl.cli import tune
 from cdrl_pl.tuning import driver
-
-Start = Callable[..., int]
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -35,10 +32,7 @@ def write(**changes: Any) -> Path:
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Runs a sweep of the fake program in a temporary folder; gives its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "POLL", 0.01)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    (tmp_path / "tiny.yaml").touch()
+    prepare(tmp_path, monkeypatch, driver)
 
     def go(*options: str, **changes: Any) -> int:
         write(**changes)
@@ -50,14 +44,4 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 @pytest.fixture
 def refused(start: Start, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a sweep that must be refused before anything runs; gives the line that says why."""
-
-    def go(*options: str, **changes: Any) -> str:
-        Path("run_log").unlink(missing_ok=True)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            start(*options, **changes)
-        assert end.value.code == 2 and not Path("run_log").exists()
-        line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-        return line.removeprefix("error: ")
-
-    return go
+    return refusing(start, capsys)

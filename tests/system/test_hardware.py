@@ -46,26 +46,6 @@ def test_cores_are_those_the_process_is_bound_to_within_its_quota(
 
 
 @pytest.mark.parametrize(
-    ("cores", "agents", "ranks", "wanted"), [(2, 1, 1, 2), (2, 2, 1, 1), (2, 3, 2, 1), (16, 2, 2, 4)]
-)
-def test_workers_share_the_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, agents: int, ranks: int, wanted: int
-) -> None:
-    monkeypatch.setattr(hardware, "cores", lambda: cores)
-    assert hardware.workers_per_agent(agents, ranks) == wanted
-
-
-@pytest.mark.parametrize(
-    ("cores", "workers", "ranks", "wanted"), [(2, 2, 1, 1), (8, 4, 1, 4), (16, 8, 2, 4), (2, 9, 1, 1)]
-)
-def test_the_learner_takes_the_cores_that_workers_leave(
-    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, ranks: int, wanted: int
-) -> None:
-    monkeypatch.setattr(hardware, "cores", lambda: cores)
-    assert hardware.learner_threads(workers, ranks) == wanted
-
-
-@pytest.mark.parametrize(
     ("cores", "episodes", "wanted"), [(2, 100, 2), (2, 15, 1), (1, 100, 1), (16, 100, 12), (16, 8, 1), (4, 1, 1)]
 )
 def test_evaluations_take_the_cores_but_not_for_a_few_episodes(

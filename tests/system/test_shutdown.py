@@ -82,22 +82,31 @@ class Trained:
 Start = Callable[..., Trained]
 
 
+def take_signals(nohup: bool) -> None:
+    """In the child: Ctrl-C, which a shell's background jobs ignore, and a closed terminal, but for nohup."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a run that would go on for hours; it is killed after the test, however that ends."""
     started: list[Trained] = []
 
-    def go(T_max: int = 10**9, **options: int) -> Trained:
+    def go(T_max: int = 10**9, stall: float = 120.0, lines: int = 0, nohup: bool = False, **options: int) -> Trained:
+        """``lines``: log every so many decisions. Its errors go where its output does with them, else to a file."""
         (tmp_path / "under_way.py").write_text(UNDER_WAY)
         config = tiny(callback("callbacks.EnvStepsCheckpoint"), callback("under_way.UnderWay", **options))
         config["model"]["T_max"] = T_max
-        config["data"]["pool"] = {"workers": 2, "copies": 2, "steps": 5}
+        config["data"]["pool"] = {"workers": 2, "copies": 2, "steps": 5, "stall_timeout": stall}
+        if lines:
+            config["model"]["log_every"] = lines
         mark, shared = uuid.uuid4().hex, set(os.listdir("/dev/shm"))
         process = subprocess.Popen(
             [*MODULE, "fit", "--config", str(write(tmp_path / "tiny.yaml", config))],
             cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path), **{MARK: mark}), start_new_session=True,
-            stdout=subprocess.PIPE, stderr=(tmp_path / "errors").open("w"), text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if lines else (tmp_path / "errors").open("w"), text=True,
+            preexec_fn=lambda: take_signals(nohup),
         )  # fmt: skip
         started.append(Trained(process, mark, shared, tmp_path))
         return started[0]
@@ -140,6 +149,32 @@ def test_nothing_is_left_after_ctrl_c(start: Start) -> None:
     assert run.process.wait(60) == 130
     run.assert_nothing_is_left(members)
     assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
+
+
+def test_a_closed_terminal_ends_a_run_which_saves(start: Start) -> None:
+    run = start()
+    members = run.wait_until_under_way()
+    os.killpg(run.process.pid, signal.SIGHUP)
+    assert run.process.wait(60) == 129
+    run.assert_nothing_is_left(members)
+    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
+
+
+def test_a_run_under_nohup_outlives_its_terminal_its_output_and_a_stop_longer_than_its_patience(start: Start) -> None:
+    run = start(T_max=4_000, stall=2.0, lines=100, nohup=True)
+    assert run.process.stdout is not None
+    while "T 100/" not in (line := run.process.stdout.readline()):
+        assert line, "it ended"
+    members = run.members()
+    os.killpg(run.process.pid, signal.SIGHUP)
+    run.process.stdout.close()  # from now on there is nobody to read what it says
+    os.killpg(run.process.pid, signal.SIGSTOP)
+    time.sleep(4.0)
+    os.killpg(run.process.pid, signal.SIGCONT)
+    assert run.process.wait(60) == 0
+    run.assert_nothing_is_left(members)
+    log = next(run.folder.rglob("metrics.csv")).read_text()
+    assert "4000" in log.splitlines()[-1]
 
 
 def test_fault_11_nothing_is_left_after_sigkill_of_the_trainer(start: Start) -> None:

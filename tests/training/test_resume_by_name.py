@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import FixedData, agent, copy_of, env, fit, graph, random_batch, transfer
+from graphs import FixedData, agent, copy_of, env, fit, graph, new_network, random_batch, store, transfer
 from resuming import SaveAt
 from wide_cartpole import WIDE
 
@@ -16,6 +16,8 @@ from cdrl_pl.checks import ConfigError
 from cdrl_pl.networks import NetworkConfig
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
+from cdrl_pl.transfer.alignment import AlignmentNetwork
+from cdrl_pl.transfer.alignment_file import save_alignment
 
 LARGER = NetworkConfig(trunk="mlp", depth=2, hidden=16, lstm=4)
 EDGES = (("alpha", "beta"), ("beta", "alpha"))
@@ -126,3 +128,43 @@ def test_two_certificates_in_one_run_have_two_states(tmp_path: Path) -> None:
     module, other = made(("alpha", "beta"), T_max=40), watch()
     fit(module, FixedData(random_batch(module)), tmp_path, *other, ckpt_path=tmp_path / "30.ckpt")
     assert [o.certificated for o in other] == [o.certificated for o in one]
+
+
+def test_another_teacher_of_equal_shapes_is_refused_wherever_the_same_one_lies(tmp_path: Path) -> None:
+    """The checkpoint's weights would take its place, and nothing would say so."""
+    for folder, seed in (("one", 1), ("other", 2), ("elsewhere", 1)):
+        store(tmp_path / folder, new_network(seed))
+
+    def taught(by: str, T_max: int = 20, **options: Any) -> Collaboration:
+        agents = {"alpha": AgentConfig(certificate=str(tmp_path / by), **options), "beta": agent()}
+        return graph(transfer(), agents=agents, T_max=T_max)
+
+    def again(module: Collaboration) -> None:
+        fit(module, FixedData(random_batch(module)), tmp_path, ckpt_path=tmp_path / "20.ckpt")
+
+    module = taught("one")
+    fit(module, FixedData(random_batch(module)), tmp_path, SaveAt(tmp_path, 20))
+    with pytest.raises(ConfigError, match=r"agents.alpha is another than in the checkpoint .*the same teachers"):
+        again(taught("other"))
+    with pytest.raises(ConfigError, match=r"agents.alpha is another"):
+        again(taught("one", actions=(1, 0)))
+    again(moved := taught("elsewhere", T_max=40))
+    assert moved.clock == 40
+
+
+def test_another_stored_alignment_is_refused(tmp_path: Path) -> None:
+    sides = [agents.spec.action_meanings for agents in graph().agents.values()]
+
+    def taught(seed: int) -> Collaboration:
+        torch.manual_seed(seed)
+        file = tmp_path / f"{seed}.safetensors"
+        save_alignment(file, AlignmentNetwork(5, 2, 8, 2, "relu"), (sides[0], sides[1]), {})
+        edge = transfer(stop="never")
+        edge.alignment.file = str(file)
+        return graph(edge, T_max=20)
+
+    module = taught(1)
+    fit(module, FixedData(random_batch(module)), tmp_path, SaveAt(tmp_path, 20))
+    with pytest.raises(ConfigError, match=r"transfers.alpha-beta.alignment is another .*the same stored alignments"):
+        module = taught(2)
+        fit(module, FixedData(random_batch(module)), tmp_path, ckpt_path=tmp_path / "20.ckpt")
