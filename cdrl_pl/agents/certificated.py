@@ -54,13 +54,13 @@ class CertificatedAgent(FrozenAgent):
 
     Args:
         folder: of the teacher, with both files.
-        actions: which of its own actions each action plays, by index; null: its own.
+        actions: which of its own actions each action plays, by index, some perhaps left out; null: its own.
         env: the task it plays; null: the one it was certificated on.
         trust: packages from which what the certificate names may be imported.
 
     Raises:
         CertificateError: the folder is not a teacher, or its weights are not those it was certificated with.
-        ConfigError: ``actions`` leaves one of its actions out, or names one that it does not have.
+        ConfigError: ``actions`` is empty, or names one that it does not have.
         EnvError: ``env`` cannot be used, or the policy does not fit it.
     """
 
@@ -126,7 +126,10 @@ class CertificatedAgent(FrozenAgent):
             ) from error
 
     def _relabel(self, actions: tuple[int, ...]) -> None:
-        """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each."""
+        """The same play in the relabelled game: an action that is there n times has 1/n of its probability in each.
+
+        One that is not there is never played, and the others share its probability in proportion to their own.
+        """
         count = self.spec.num_actions
         if self.spec.action_counts:
             raise ConfigError(
@@ -135,8 +138,8 @@ class CertificatedAgent(FrozenAgent):
             )
         if self.network.config.trunk == ONNX:
             raise ConfigError(f"actions is {list(actions)}, but the policy is an ONNX graph, whose actions are its own")
-        if set(actions) != set(range(count)):
-            raise ConfigError(f"actions is {list(actions)}; it must have each of 0 to {count - 1}, at least once")
+        if not set(actions) or not set(actions) <= set(range(count)):
+            raise ConfigError(f"actions is {list(actions)}; it must list some of its own, 0 to {count - 1}")
         own = self.env.actions or range(count)
         self.env = replace(self.env, actions=tuple(own[i] for i in actions))
         self.spec = replace(self.spec, action_meanings=tuple(self.spec.action_meanings[i] for i in actions))

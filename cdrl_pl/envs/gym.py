@@ -12,6 +12,7 @@ import numpy as np
 from cdrl_pl.envs.actions import MASK, actions_of
 from cdrl_pl.envs.config import EnvConfig, EnvError, EnvSpec
 from cdrl_pl.envs.games import number
+from cdrl_pl.envs.packages import package_of, remove_litter
 from cdrl_pl.envs.spaces import reading
 from cdrl_pl.envs.view import Array, Observer, View
 
@@ -39,7 +40,8 @@ class GymGame:
         assert config.view is not None  # resolved
 
         self.config = config
-        make = dict(config.kwargs)
+        self._package = package_of(config.id)
+        make: dict[str, Any] = {}
         if config.max_episode_steps is not None:
             make["max_episode_steps"] = config.max_episode_steps
         if render:
@@ -47,14 +49,14 @@ class GymGame:
             for variable in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # what draws here needs neither screen nor sound
                 os.environ.setdefault(variable, "dummy")
         try:
-            self._env = gymnasium.make(config.id, **make)
+            self._env = gymnasium.make(config.id, **{**self._package.kwargs, **config.kwargs, **make})
         except (TypeError, gymnasium.error.Error) as error:
             if render:
                 raise EnvError(
                     f"env.id {config.id!r} cannot be drawn: a video needs rgb_array among its metadata's render_modes, "
                     f"and an argument render_mode of its constructor: {error}"
                 ) from error
-            raise EnvError(f"env.id {config.id!r} cannot be made{_with(make)}: {error}") from error
+            raise EnvError(f"env.id {config.id!r} cannot be made{_with(config.kwargs)}: {error}") from error
         for wrapper in config.wrappers:
             self._env = wrapped(self._env, wrapper)
         space = self._env.observation_space
@@ -74,6 +76,7 @@ class GymGame:
     def _begin(self, outs: Sequence[Array]) -> None:
         entropy = np.random.SeedSequence([self._seed, self._episode])
         obs, info = self._env.reset(seed=int(entropy.generate_state(1)[0]))
+        remove_litter(self._package)
         self._played = []
         self._take_mask(obs, info)
         for observer, out in zip(self._observers, outs, strict=True):
@@ -125,9 +128,8 @@ class GymGame:
         self._env.close()
 
 
-def _with(make: dict[str, Any]) -> str:
-    """What an environment was to be made with, by the options that say so."""
-    kwargs = {name: value for name, value in make.items() if name not in ("render_mode", "max_episode_steps")}
+def _with(kwargs: dict[str, Any]) -> str:
+    """What an environment was to be made with, by the option that says so."""
     return f" with env.kwargs {kwargs}" if kwargs else ""
 
 

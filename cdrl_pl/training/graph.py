@@ -42,7 +42,8 @@ class AgentConfig:
             sees where its env has none. It has the certificate's network, with new policy and distillation heads where
             the number of actions differs. A resumed run has its checkpoint's weights instead.
         actions: Indices into a certificated agent's actions: the same expert in the same game with its actions so
-            permuted or duplicated, exactly; null keeps them. An agent that learns has ``env.actions`` instead.
+            permuted or duplicated, exactly, or some of them left out, whose probability the others then share in
+            proportion; null keeps them. An agent that learns has ``env.actions`` instead.
         trust: Packages from which what the certificate names may be imported: its trunk, the module that registers its
             environment, its wrappers. Nothing else that a certificate names ever is.
         policy: Class path of a torch module of your own, a frozen expert in ``env``: made as Policy(obs_shape,

@@ -34,6 +34,7 @@ WHOLE = [path for path in FILES if path not in OVERLAYS]
 CONTROLS = [path for path in OVERLAYS if path.stem != "short"]
 TASKS = {
     "pong": EnvConfig("Pong-2017"),
+    "pong_84": EnvConfig("Pong-2017", view=View(84, (0, 210), maximum=True, stack=4)),
     "bowling": EnvConfig("Bowling-2017"),
     "cartpole": EnvConfig("CartPole-v1"),
     "cartpole_enlarged": EnvConfig("CartPole-v1", actions=(1, 0, 1)),

@@ -79,7 +79,7 @@ def test_vizdoom_is_seen_as_its_screen_scaled_and_goes_on_from_a_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vizdoom")
-    monkeypatch.chdir(tmp_path)  # where it leaves its own settings
+    monkeypatch.chdir(tmp_path)
     config = EnvConfig("VizdoomBasic-v1", kwargs={"frame_skip": 4}, view=View(size=(30, 45), keys=("screen",), stack=2))
     game, out = start(config, 3)
     assert game.spec.obs_shape == (2, 30, 45) and game.spec.num_actions == 4
@@ -94,6 +94,7 @@ def test_vizdoom_is_seen_as_its_screen_scaled_and_goes_on_from_a_snapshot(
     assert same(play(other, actions), play(game, actions))
     for one in (game, other):
         one.close()
+    assert not list(tmp_path.iterdir())  # neither the engine's settings nor its folder are left where it was started
 
 
 @pytest.mark.parametrize(("name", "extra"), EXTRAS)

@@ -249,10 +249,21 @@ def test_a_relabelled_expert_plays_the_same(tmp_path: Path) -> None:
     assert found[order].spec.action_meanings == ("4", "0", "1", "2", "3", "0") and found[order].env.actions == order
 
 
-@pytest.mark.parametrize("actions", [(0, 1), (0, 1, 2, 3, 5)])
-def test_a_relabelling_that_loses_an_action_is_refused(actions: tuple[int, ...], tmp_path: Path) -> None:
+def test_an_expert_without_some_of_its_actions_plays_as_where_it_happens_to_play_none_of_them(tmp_path: Path) -> None:
     store(tmp_path, new_network(3, actions=5), WIDE)
-    with pytest.raises(ValueError, match=r"agents.a: actions is \[0, 1.* each of 0 to 4, at least once"):
+    kept, rollout = (3, 0, 3), random_rollout()
+    agents = {str(len(of or ())): AgentConfig(certificate=str(tmp_path), actions=of) for of in (None, kept)}
+    plain, other = (agent(rollout).logits.softmax(-1) for agent in graph(agents=agents).agents.values())
+    shares = plain[..., list(kept)] * torch.tensor([0.5, 1, 0.5])
+    assert_close(other, shares / shares.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("actions", [(), (0, 1, 2, 3, 5)])
+def test_a_relabelling_to_an_action_that_is_not_there_or_to_none_is_refused(
+    actions: tuple[int, ...], tmp_path: Path
+) -> None:
+    store(tmp_path, new_network(3, actions=5), WIDE)
+    with pytest.raises(ValueError, match=r"agents.a: actions is \[.*\]; it must list some of its own, 0 to 4"):
         graph(agents={"a": AgentConfig(certificate=str(tmp_path), actions=actions)})
 
 

@@ -37,16 +37,19 @@ def doorkey(student: AgentConfig, alignment: AlignmentConfig, T_max: int = 100) 
     return graph(edge, agents={"expert": AgentConfig(certificate=EXPERT), "student": student}, T_max=T_max)
 
 
-def test_the_relabelled_expert_opens_the_door_with_permuted_actions() -> None:
-    (expert,) = graph(agents={"expert": AgentConfig(certificate=EXPERT, actions=PERMUTED)}).agents.values()
-    assert expert.env.actions == PERMUTED
+@pytest.mark.parametrize("actions", [PERMUTED, KEPT], ids=["permuted", "removed"])
+def test_the_relabelled_expert_opens_the_door(actions: tuple[int, ...]) -> None:
+    (expert,) = graph(agents={"expert": AgentConfig(certificate=EXPERT, actions=actions)}).agents.values()
+    assert expert.env.actions == actions and expert.spec.num_actions == len(actions)
     assert evaluate(expert.network, expert.env, episodes=16, seed=2).mean > 0.85
-    assert evaluate(expert.network, replace(expert.env, actions=None), episodes=2, seed=2).mean < 0.5
+    wrong = replace(expert.env, actions=(*actions[1:], actions[0]))
+    assert evaluate(expert.network, wrong, episodes=2, seed=2).mean < 0.5
 
 
-def test_an_alignment_recovers_the_permutation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("actions", [PERMUTED, KEPT], ids=["permuted", "removed"])
+def test_an_alignment_recovers_which_action_is_which(actions: tuple[int, ...], tmp_path: Path) -> None:
     """Two of the seven actions are of no use, so that F sees little of them: it need not know what they are."""
-    student = AgentConfig(certificate=EXPERT, actions=PERMUTED)
+    student = AgentConfig(certificate=EXPERT, actions=actions)
     module = doorkey(student, AlignmentConfig(hidden=64, lr=3e-3), T_max=6400)
     fit(module, played(copies=8, steps=20), tmp_path)
     latest = module.run_log.latest

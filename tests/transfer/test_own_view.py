@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import REPOSITORY
 from graphs import Recorder, fit, graph, played, spread
 from graphs import transfer as edge
 from pools import MakePool, differences, started, take
@@ -63,21 +64,15 @@ PAPERS = View(42, (34, 194))
 
 @pytest.mark.parametrize("game", ["Pong-2017", "Bowling-2017"])
 @pytest.mark.parametrize(
-    ("view", "network", "students", "own"),
-    [(NATURE, WITHOUT_MEMORY, PAPERS, CONV), (PAPERS, CONV, NATURE, WITHOUT_MEMORY)],
+    ("name", "view", "students", "own"),
+    [("pong_84", NATURE, PAPERS, CONV), ("bowling", PAPERS, NATURE, WITHOUT_MEMORY)],
     ids=["84-without-memory-teaches-42-with-memory", "and-back"],
 )
 def test_the_teacher_says_through_the_students_workers_what_it_says_in_its_own_game(
-    game: str,
-    view: View,
-    network: NetworkConfig,
-    students: View,
-    own: NetworkConfig,
-    tmp_path: Path,
-    make_pool: MakePool,
+    game: str, name: str, view: View, students: View, own: NetworkConfig, make_pool: MakePool
 ) -> None:
-    """84 x 84 x 4 over a student of 42 x 42 x 1, or the other way round, through ends of episodes; bit for bit."""
-    expert = certificated(tmp_path / "expert", EnvConfig("Pong-2017", view=view), network)
+    """The stored experts: 84 x 84 x 4 over a student of 42 x 42 x 1, or the other way round; bit for bit."""
+    expert = REPOSITORY / "teachers" / name
     student = EnvConfig(game, max_episode_steps=13, noop_max=4, view=students)
     agents = {"expert": AgentConfig(certificate=str(expert)), "beta": AgentConfig(student, own)}
     module = graph(edge("expert", "beta"), agents=agents)
