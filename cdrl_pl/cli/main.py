@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from cdrl_pl.checks import SEEDS, is_seed, whole
 from cdrl_pl.cli.config_files import ConfigFiles, take_files
+from cdrl_pl.cli.elastic import left_unfinished, mark, unmark
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
@@ -164,8 +165,11 @@ class CLI(LightningCLI):
         self.config = parser.parse_object({"fit": {"trainer": {"callbacks": callbacks}}}, self.config)
 
     def _find_checkpoint(self, settings: Namespace) -> None:
-        """A run's folder stands for its newest whole checkpoint."""
+        """A run's folder stands for its newest whole checkpoint; what torchrun starts again goes on by itself."""
         path = settings.get("ckpt_path")
+        if self.config.subcommand == "fit" and (left := left_unfinished(Path(settings.trainer.default_root_dir))):
+            rank_zero_info("torchrun has started this again: from %s", left.path)
+            settings.ckpt_path = path = str(left.path)
         if path and Path(path).is_dir():
             settings.ckpt_path = _newest(Path(path))
         elif path and not Path(path).is_file():
@@ -208,6 +212,8 @@ class CLI(LightningCLI):
                 Path(self.trainer.default_root_dir).rmdir()
         if self.model.stop_request.requested:
             raise SystemExit(self.model.stop_request.exit_code)
+        if self.trainer.is_global_zero and began.happened:
+            unmark(Path(self.trainer.default_root_dir).parent)
 
 
 def _take_print(words: list[str]) -> tuple[list[str], dict[str, bool] | None]:
@@ -244,6 +250,8 @@ class Began(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Every worker can be started."""
         self.happened = True
+        if trainer.is_global_zero:
+            mark(Path(trainer.default_root_dir))
 
 
 def _newest(folder: Path) -> str:
