@@ -5,6 +5,8 @@ from __future__ import annotations
 import netrc
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -31,6 +33,7 @@ PROJECT = "cdrl_pl"  # unless the tracker's own variable names another
 OFFLINE = ("offline", "disabled", "dryrun")  # values of WANDB_MODE that need no login
 CONFIG, FINGERPRINT, REPORT = "config.yaml", "fingerprint.json", "report"
 PATIENCE = 3.0  # seconds for a server to answer
+DRAWING = 300.0  # seconds that a run's report may take
 
 
 class Wandb(WandbLogger):
@@ -205,19 +208,18 @@ class Tracked(pl.Callback):
         if find_spec("matplotlib") is None:
             rank_zero_warn('no report goes to the tracker: its figures need matplotlib, pip install "cdrl-pl[plot]"')
             return
-        from cdrl_pl.report.page import write_report
-        from cdrl_pl.report.run_table import Settings
-        from cdrl_pl.report.runs import read_plain
-
         place = folder / REPORT
+        command = [sys.executable, "-m", "cdrl_pl", "report", str(folder), "--out", str(place)]  # is no part of a run
         try:
-            write_report(
-                read_plain([(folder.name, folder)], Settings()),
-                place,
-                f"python -m cdrl_pl report {folder} --out {place}",
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=DRAWING)
+        except subprocess.TimeoutExpired:
+            rank_zero_warn(f"no report goes to the tracker: it took more than {DRAWING:g} s")
+            return
+        if answer.returncode != 0:
+            said = next(
+                (line for line in answer.stderr.splitlines() if line.startswith("error: ")), answer.stderr[-300:]
             )
-        except (ConfigError, OSError) as error:
-            rank_zero_warn(f"no report goes to the tracker: {error}")
+            rank_zero_warn(f"no report goes to the tracker: {said.removeprefix('error: ')}")
             return
         for path in sorted(place.iterdir()):
             self.logger.keep(path, REPORT)
