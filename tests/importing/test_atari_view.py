@@ -35,7 +35,10 @@ LONGER = 80  # decisions, before a life is lost: there training goes on by anoth
 
 @pytest.mark.parametrize("library", COURSES)
 def test_a_course_of_its_library_is_seen_and_judged_alike_but_not_by_a_wrong_import(library: str) -> None:
-    """A thousand decisions that the library played and stored, over more than one game."""
+    """A thousand decisions that the library played and stored, over more than one game.
+
+    Short models say nearly the same of every screen of Pong, so that differences are compared with each other.
+    """
     read, path, said = COURSES[library]
     policy = read(path)
     network = policy.build()
@@ -52,11 +55,11 @@ def test_a_course_of_its_library_is_seen_and_judged_alike_but_not_by_a_wrong_imp
 
     right, one_frame = apart(stacked(ours)), stacked(ours)
     one_frame[:, :3] = one_frame[:, 3:]
-    assert apart(one_frame) > 3 * right
+    assert apart(one_frame) > 2 * right
     assert env.view is not None
     for wrong in ({"crop": (34, 194)}, {"maximum": False}):
         seen = replayed(replace(env, view=replace(env.view, **wrong)), actions[:203])
-        assert apart(stacked(seen)) > 3 * right
+        assert apart(stacked(seen)) > 2 * right
 
 
 @pytest.mark.packages

@@ -67,7 +67,8 @@ def test_what_it_says_is_what_the_library_said(name: str) -> None:
     assert len(logits) == 1000
     if not policy.is_q:  # those of a distribution are known up to a constant
         logits, theirs["logits"] = logits.log_softmax(-1), theirs["logits"].log_softmax(-1)
-    torch.testing.assert_close(logits, theirs["logits"], atol=1e-5, rtol=1e-5)
+    exact = {"atol": 5e-6, "rtol": 0.0} if name == "pong" else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(logits, theirs["logits"], **exact)  # between screens of Pong they differ by 2e-4 alone
     if "value_head.weight" in policy.weights:
         torch.testing.assert_close(values, theirs["values"], atol=1e-4, rtol=1e-5)
     else:
