@@ -1,11 +1,11 @@
 # What `.ci/run` runs, in its clean environment, and what one runs before a commit.
 .PHONY: test test-fast lint docs ci
 
-test: ## every test, on two cores
-	python -m pytest -n 2
+test: ## every test: four at a time, of which many wait
+	python -m pytest -n 4
 
 test-fast: ## those that take no seconds: about a minute and a half on 2 cores
-	python -m pytest -n 2 -m "not slow"
+	python -m pytest -n 4 -m "not slow"
 
 lint: ## linters and types
 	ruff check .

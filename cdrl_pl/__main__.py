@@ -19,7 +19,7 @@ Deep reinforcement learning agents that teach each other across different tasks.
   report      compare arms: an HTML page, a Markdown table and figures from runs or an experiment's folder
   import      make a certificated teacher of a policy of another library, and prove it by playing
   doctor      check this machine, and a config's run up to its first worker: what would fail, and what to change
-  export      write a certificated teacher as an ONNX graph
+  export      write a certificated teacher, or an agent of a run, as an ONNX graph
 
 what people change most (beside any --model.*, --data.* and --trainer.* option):
 {options}

@@ -24,9 +24,10 @@ from cdrl_pl.networks import ONNX, NetworkConfig, PolicyNetwork
 from cdrl_pl.onnx.network import OnnxNetwork, located, without_place
 from cdrl_pl.storage.atomic import write_json, write_whole
 from cdrl_pl.storage.fingerprint import versions
+from cdrl_pl.storage.stored import CERTIFICATE
 from cdrl_pl.storage.verified import CertificateError, check_tensors, read, read_verified, record, sha256
 
-WEIGHTS, GRAPH, CERTIFICATE = "weights.safetensors", "policy.onnx", "certificate.json"
+WEIGHTS, GRAPH = "weights.safetensors", "policy.onnx"
 EXPECTED = "a teacher is a folder with it"
 FORMAT = 1
 

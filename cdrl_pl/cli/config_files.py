@@ -14,6 +14,7 @@ from cdrl_pl.cli.import_guard import CONFIG_FILES
 from cdrl_pl.cli.merging import ROOTS, Place, Tree, merged, normal
 from cdrl_pl.shipped import config_file
 from cdrl_pl.spelling import nearest_config
+from cdrl_pl.storage.stored import Stored, is_stored
 from cdrl_pl.yaml_file import load
 
 OPTIONS = ("--config", "-c")
@@ -45,7 +46,7 @@ class ConfigFiles:
     """The config files of one command line.
 
     Attributes:
-        looked_in: folders beside config files in which a teacher's folder or a stored alignment was looked for in vain,
+        looked_in: folders beside config files in which a teacher, a graph or a stored alignment was looked for in vain,
             by what the config says.
     """
 
@@ -101,10 +102,7 @@ class ConfigFiles:
             return [self._followed(inner, folder, place) for inner in value]
         if not isinstance(value, str) or place[0] not in ROOTS:
             return value
-        if (place[:2] == ("model", "agents") and place[-1] in ("certificate", "init")) or place[-2:] == (
-            "alignment",
-            "file",
-        ):
+        if is_stored(place, value):
             return self._located(value, folder)
         if value.endswith(CONFIG_FILES) and (place[0] != "trainer" or len(place) == 1):
             path = folder / Path(value).expanduser()
@@ -120,23 +118,21 @@ class ConfigFiles:
         self.looked_in.setdefault(value, []).append(folder)
         return value
 
-    def check_found(self, option: str, value: str, file: str = "") -> None:
+    def check_found(self, named: Stored) -> None:
         """Refuses a path that leads nowhere.
 
         Args:
-            option: that has it.
-            value: the path.
-            file: that must be below it.
+            named: the path, and where the config has it.
 
         Raises:
             ConfigFileError: naming the folders that were looked in.
         """
-        if Path(value).exists():
+        if Path(value := named.path).exists():
             return
         folders = [] if Path(value).is_absolute() else [Path.cwd(), *self.looked_in.get(value, [])]
         unique = list({folder.resolve(): str(folder) for folder in reversed(folders)}.values())[::-1]
         places = f"; looked in {' and in '.join(unique)}, not shipped" if unique else ""
-        raise ConfigFileError(f"{option}: {Path(value) / file} cannot be read: there is no {value!r}{places}")
+        raise ConfigFileError(f"{named.option}: {named.file} cannot be read: there is no {value!r}{places}")
 
 
 def _text(tree: Tree) -> str:

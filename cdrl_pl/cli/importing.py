@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from cdrl_pl.agents.certificate import CERTIFICATE, save_certificate
+from cdrl_pl.agents.certificate import save_certificate
 from cdrl_pl.checks import SEEDS, ConfigError, is_seed
 from cdrl_pl.cli.options import PROGRAM, OptionParser
 from cdrl_pl.envs import resolve, with_noops
@@ -32,6 +32,7 @@ from cdrl_pl.importing.tensors import read_statistics
 from cdrl_pl.networks import ONNX, PolicyNetwork
 from cdrl_pl.onnx.network import OnnxNetwork
 from cdrl_pl.storage.atomic import disk_full
+from cdrl_pl.storage.stored import CERTIFICATE
 from cdrl_pl.system.hardware import evaluation_processes
 from cdrl_pl.system.stop import Stopped, StopRequest
 

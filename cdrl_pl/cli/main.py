@@ -17,9 +17,9 @@ from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from cdrl_pl.agents.certificate import CERTIFICATE
 from cdrl_pl.checks import SEEDS, is_seed, whole
 from cdrl_pl.cli.config_files import ConfigFiles, take_files
+from cdrl_pl.cli.elastic import left_unfinished, mark, unmark
 from cdrl_pl.cli.errors import Parser, clean_errors, refuse
 from cdrl_pl.cli.help import add_short_options, correct_help, show_nested_help
 from cdrl_pl.cli.import_guard import CONFIG_FILES, ImportRefusedError, check_imports
@@ -30,7 +30,8 @@ from cdrl_pl.cli.trainer import DEFAULTS, RUN_VERSION, SavedConfig, make_trainer
 from cdrl_pl.cli.trust import ask_for_trust
 from cdrl_pl.cli.whole_numbers import whole_numbers
 from cdrl_pl.shipped import located
-from cdrl_pl.storage.checkpoints import is_whole, saved
+from cdrl_pl.storage.checkpoints import is_whole, newest
+from cdrl_pl.storage.stored import stored
 from cdrl_pl.system.stop import SIGNALS, Stopped, end_at_once_when_told
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.datamodule import RolloutDataModule
@@ -144,14 +145,16 @@ class CLI(LightningCLI):
         settings = self.config[self.config.subcommand]
         settings.seed_everything = resolved_seed(settings.seed_everything)
         self._find_checkpoint(settings)
-        _take_shipped(settings.model)
+        for named in stored(settings.model):
+            named.within[named.key] = located(named.path)
         if flags is not None:
             print(self._parser(self.config.subcommand).dump(settings, **{"skip_unset": False, **flags}), end="")
             raise SystemExit(0)
         with clean_errors():
             check_trainer_options(settings.trainer.get)
             check_tracker(settings.track if self.config.subcommand == "fit" else None)
-            _check_found(settings.model, files)
+            for named in stored(settings.model):
+                files.check_found(named)
             ask_for_trust(settings.model.agents, plays=self.config.subcommand != "fit")
 
     def _add_callbacks(self, parser: LightningArgumentParser) -> None:
@@ -162,8 +165,11 @@ class CLI(LightningCLI):
         self.config = parser.parse_object({"fit": {"trainer": {"callbacks": callbacks}}}, self.config)
 
     def _find_checkpoint(self, settings: Namespace) -> None:
-        """A run's folder stands for its newest whole checkpoint."""
+        """A run's folder stands for its newest whole checkpoint; what torchrun starts again goes on by itself."""
         path = settings.get("ckpt_path")
+        if self.config.subcommand == "fit" and (left := left_unfinished(Path(settings.trainer.default_root_dir))):
+            rank_zero_info("torchrun has started this again: from %s", left.path)
+            settings.ckpt_path = path = str(left.path)
         if path and Path(path).is_dir():
             settings.ckpt_path = _newest(Path(path))
         elif path and not Path(path).is_file():
@@ -206,6 +212,8 @@ class CLI(LightningCLI):
                 Path(self.trainer.default_root_dir).rmdir()
         if self.model.stop_request.requested:
             raise SystemExit(self.model.stop_request.exit_code)
+        if self.trainer.is_global_zero and began.happened:
+            unmark(Path(self.trainer.default_root_dir).parent)
 
 
 def _take_print(words: list[str]) -> tuple[list[str], dict[str, bool] | None]:
@@ -234,25 +242,6 @@ def resolved_seed(given: Any) -> int:
     return int(seed)
 
 
-def _take_shipped(model: Namespace) -> None:
-    """Teachers and alignments that are not in the current folder, but come with the program, are those."""
-    stored = [(agent, option) for agent in dict(model.agents or {}).values() for option in ("certificate", "init")]
-    for within, option in stored + [(transfer.alignment, "file") for transfer in model.transfers or []]:
-        if path := within.get(option):
-            within[option] = located(path)
-
-
-def _check_found(model: Namespace, files: ConfigFiles) -> None:
-    """Refuses stored teachers and alignments that are nowhere, and says where they were looked for."""
-    for name, agent in dict(model.agents).items():
-        for option in ("certificate", "init"):
-            if path := agent.get(option):
-                files.check_found(f"model.agents.{name}.{option}", path, CERTIFICATE)
-    for index, transfer in enumerate(model.transfers or []):
-        if path := transfer.alignment.get("file"):
-            files.check_found(f"model.transfers[{index}].alignment.file", path)
-
-
 class Began(pl.Callback):
     """Notes that the run is under way: what goes wrong from then on is no mistake of the command line."""
 
@@ -261,14 +250,15 @@ class Began(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Every worker can be started."""
         self.happened = True
+        if trainer.is_global_zero:
+            mark(Path(trainer.default_root_dir))
 
 
 def _newest(folder: Path) -> str:
-    for checkpoint in saved([folder]):
-        if is_whole(checkpoint.path):
-            rank_zero_info("from %s", checkpoint.path)
-            return str(checkpoint.path)
-        rank_zero_warn(f"{checkpoint.path} is damaged; the one before it is taken")
+    found = newest([folder], lambda path: rank_zero_warn(f"{path} is damaged; the one before it is taken"))
+    if found is not None:
+        rank_zero_info("from %s", found.path)
+        return str(found.path)
     refuse(f"ckpt_path is {str(folder)!r}, a folder without a whole checkpoint (env_steps=N.ckpt)")
 
 

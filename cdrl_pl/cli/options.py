@@ -78,8 +78,8 @@ ELSEWHERE = {
 }
 SEED = "seed of environments, actions and networks, without unit; true or nothing: PL_GLOBAL_SEED, or else 0"
 TRACK = (
-    "(fit) wandb or mlflow, each an extra: logs there as well, with config, fingerprint, versions and certificates; "
-    "the tracker's own variables (WANDB_MODE, MLFLOW_TRACKING_URI) hold"
+    "(fit) wandb, mlflow or trackio, each an extra: logs there as well, with config, fingerprint, versions, "
+    "certificates and a report; the tracker's own variables (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR) hold"
 )
 CKPT_PATH = (
     "resume from (fit) or evaluate (the others) a checkpoint, or the newest whole one of a run's folder; options given "

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdrl_pl.storage.checkpoints import is_whole, saved
+from cdrl_pl.storage.checkpoints import newest
 
 LOCK = ".process.lock"  # of the process itself; its driver, perhaps on another machine, has the folder's own
 PATIENCE = 120.0  # seconds that an earlier process of the run may take to end
@@ -28,9 +28,9 @@ def command_again(folder: Path, command: Sequence[str]) -> list[str]:
     """
     if "fit" not in command:
         return list(command)
-    newest = next((found for found in saved(sorted(folder.glob("version_*"))) if is_whole(found.path)), None)
+    found = newest(sorted(folder.glob("version_*")))
     words = [word for word in command if not word.startswith(CKPT_PATH)]
-    return [*words, f"{CKPT_PATH}{newest.path}"] if newest else words
+    return [*words, f"{CKPT_PATH}{found.path}"] if found else words
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ UNREACHED = re.compile("(?i)timed out|unable to contact|connection refused|tempo
 UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED",
              "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # fmt: skip
 LOST = ("TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED")
-TOLD = 128 + signal.SIGTERM  # the exit code of a run that was told to end and has saved
+# Exit codes of a run that was told to end: it has saved; or could not yet, or its node's daemon was gone.
+TOLD = (128 + signal.SIGTERM, -signal.SIGTERM)
 HIDDEN = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_JOB_NAME")  # by which Lightning would take one run for one of several
 
 
@@ -116,7 +117,7 @@ class SlurmProcess:
 
     def _finish(self, state: str, code: int) -> None:
         self._code = 0 if state == "COMPLETED" else code or -signal.SIGKILL
-        if state in LOST or (self._code == TOLD and not self._told):
+        if state in LOST or (state == "FAILED" and self._code in TOLD and not self._told):
             self.lost = (
                 f"Slurm's job {self.number} ended by {state if state in LOST else 'its time limit or by SIGTERM'}"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cdrl_pl.storage.atomic import read_as, write_json
-from cdrl_pl.storage.checkpoints import Checkpoint, is_whole, saved
+from cdrl_pl.storage.checkpoints import Checkpoint, newest
 from cdrl_pl.storage.fingerprint import Fingerprint
 
 SCORES, FINGERPRINT, LOG, LOCK = "scores.json", "fingerprint.json", "log.txt", ".lock"
@@ -47,7 +47,7 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The whole checkpoint of most decisions over all attempts; damaged ones are passed over."""
-        return next((checkpoint for checkpoint in saved(self.attempts) if is_whole(checkpoint.path)), None)
+        return newest(self.attempts)
 
     def scores(self) -> dict[str, Any] | None:
         """The scores of the final policy; None before they are there.

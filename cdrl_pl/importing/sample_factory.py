@@ -141,6 +141,8 @@ def _normaliser(
     scale, shift = float(config.get("obs_scale", 1.0)), float(config.get("obs_subtract_mean", 0.0))
     mean, variance = (state.get(f"{STATISTICS}.{name}") for name in ("running_mean", "running_var"))
     if mean is None or variance is None:
+        if config.get("normalize_input") and "obs" in (config.get("normalize_input_keys") or ["obs"]):
+            raise ImportedFileError("its model has no statistics of observations, which its normalize_input needs")
         if (scale, shift) != (255.0 if pictures else 1.0, 0.0):  # as this project's network reads them
             raise ImportedFileError(
                 f"its obs_scale is {scale:g} and obs_subtract_mean {shift:g}, without normalize_input"

@@ -124,7 +124,7 @@ def _actor_critic(
     pictures = "features_extractor.cnn.0.weight" in state
     if pictures:
         shared = _equal(state, "pi_features_extractor.", "vf_features_extractor.")
-        made, trunk, shape = _nature(state, "features_extractor" if shared else "pi_features_extractor")
+        made, trunk, shape = _nature(state, data, "features_extractor" if shared else "pi_features_extractor")
         _check_relu(actor, options["activation"])
         options |= {**made, "activation": "relu"}
         weights |= trunk
@@ -171,7 +171,7 @@ def _q_network(
     weight, bias = weight.view(quantiles, actions, -1).mean(0), bias.view(quantiles, actions).mean(0)
     weights, activation = {"policy_head.weight": weight, "policy_head.bias": bias}, _activation(data, "relu")
     if f"{extractor}.cnn.0.weight" in state:
-        options, trunk, shape = _nature(state, extractor)
+        options, trunk, shape = _nature(state, data, extractor)
         _check_relu(hidden, activation)
         weights |= {**trunk, **named(hidden, "after", 0)}
         network = NetworkConfig(lstm=0, activation="relu", after=widths(hidden), **options)
@@ -182,6 +182,14 @@ def _q_network(
     return ImportedPolicy(network, (read,), actions, weights, is_q=True, **common)
 
 
-def _nature(state: Mapping[str, Tensor], name: str) -> tuple[dict[str, Any], dict[str, Tensor], tuple[int, int, int]]:
-    """``NatureCNN``: three convolutions and a layer, ReLU after each; pictures are scaled to 0..1 as here."""
-    return convolutional(layers(state, f"{name}.cnn"), STRIDES, layers(state, f"{name}.linear"))
+def _nature(
+    state: Mapping[str, Tensor], data: Mapping[str, Any], name: str
+) -> tuple[dict[str, Any], dict[str, Tensor], tuple[int, int, int]]:
+    """``NatureCNN``: three convolutions and a layer, ReLU after each.
+
+    Pictures are scaled to 0..1 as here; where they were not (``normalize_images``), the first weights take it back.
+    """
+    convolutions = layers(state, f"{name}.cnn")
+    if _policy_option(data, "normalize_images") is False:
+        convolutions = [(255 * convolutions[0][0], convolutions[0][1]), *convolutions[1:]]
+    return convolutional(convolutions, STRIDES, layers(state, f"{name}.linear"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,20 @@ def saved(folders: Iterable[Path]) -> Iterator[Checkpoint]:
         if (match := NAME.fullmatch(path.name))
     ]
     yield from sorted(found, key=lambda checkpoint: (checkpoint.env_steps, checkpoint.path), reverse=True)
+
+
+def newest(folders: Iterable[Path], damaged: Callable[[Path], None] = lambda path: None) -> Checkpoint | None:
+    """The whole checkpoint of most decisions in these folders; None where there is none.
+
+    Args:
+        folders: as of ``saved``.
+        damaged: called with each that is passed over.
+    """
+    for checkpoint in saved(folders):
+        if is_whole(checkpoint.path):
+            return checkpoint
+        damaged(checkpoint.path)
+    return None
 
 
 def is_whole(path: Path) -> bool:

@@ -15,12 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cdrl_pl.storage.stored import stored
+
 PACKAGES = ("cdrl_pl", "callbacks")
 # Files and folders that only read or start runs: no training process imports them.
 NOT_PART_OF_A_RUN = (
     "cdrl_pl/executors/", "cdrl_pl/experiment/", "cdrl_pl/importing/", "cdrl_pl/tuning/", "cdrl_pl/report/",
     "cdrl_pl/cli/checkup.py", "cdrl_pl/cli/doctor.py", "cdrl_pl/cli/experiment.py", "cdrl_pl/cli/exporting.py",
     "cdrl_pl/cli/importing.py", "cdrl_pl/cli/report.py", "cdrl_pl/cli/tune.py", "cdrl_pl/onnx/export.py",
+    "cdrl_pl/training/stored_agent.py",
 )  # fmt: skip
 
 
@@ -84,27 +87,14 @@ def config_hash(config: dict[str, Any]) -> str:
         config.pop(key, None)
     config.get("trainer", {}).pop("default_root_dir", None)
     (config.get("data") or {}).pop("seed", None)
-    for place, key, path in _stored(config):
-        place[key] = content_hash(path) or place[key]
+    for named in stored(config.get("model", {})):
+        named.within[named.key] = content_hash(named.file) or named.path
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _stored(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Path]]:
-    """What a resolved config names that is stored in files: where it does, and the file."""
-    for agent in config.get("model", {}).get("agents", {}).values():
-        for option in ("certificate", "init"):
-            if folder := agent.get(option):
-                yield agent, option, Path(folder) / "certificate.json"
-        if (policy := agent.get("policy") or "").endswith(".onnx"):
-            yield agent, "policy", Path(policy)
-    for transfer in config.get("model", {}).get("transfers") or []:
-        if file := (transfer.get("alignment") or {}).get("file"):
-            yield transfer["alignment"], "file", Path(file)
 
 
 def stored_files(config: dict[str, Any]) -> list[Path]:
     """The certificates, alignments and graphs that a resolved config names; the first have the SHA-256 of weights."""
-    return [path for _, _, path in _stored(config)]
+    return [named.file for named in stored(config.get("model", {}))]
 
 
 def content_hash(path: Path) -> str | None:

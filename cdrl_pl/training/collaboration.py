@@ -24,7 +24,7 @@ from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.board import Board
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph, check_trained, teachers_view
-from cdrl_pl.training.monitors import check_monitored, check_monitors, names, warn_of_unseen
+from cdrl_pl.training.monitors import check_monitored, check_monitors, let_look, names, warn_of_unseen
 from cdrl_pl.training.optimizers import Optimizers
 from cdrl_pl.training.resuming import CHECKPOINT, restore, state_of
 from cdrl_pl.training.run_folder import run_folder
@@ -247,6 +247,7 @@ class Collaboration(pl.LightningModule):
         """However an epoch ends, or the run, its last line is written; then callbacks look at what was logged."""
         self.log_line()
         check_monitored(self.trainer, self._names())
+        let_look(self.trainer, self)
 
     def on_train_end(self) -> None:
         """Warns of what callbacks watched for in vain."""

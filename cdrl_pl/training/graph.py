@@ -12,7 +12,6 @@ from torch import nn
 
 from cdrl_pl.agents.agent import Agent
 from cdrl_pl.agents.certificated import CertificatedAgent
-from cdrl_pl.agents.onnx_policy import SUFFIX, OnnxPolicy
 from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.agents.student import LearnerConfig, Student
 from cdrl_pl.agents.warm_start import warm_started
@@ -96,8 +95,6 @@ def build_agent(name: str, config: AgentConfig) -> Agent:
         if config.certificate is not None:
             return CertificatedAgent(config.certificate, config.actions, config.env, config.trust)
         assert config.env is not None
-        if config.policy is not None and config.policy.endswith(SUFFIX):
-            return OnnxPolicy(config.policy, config.policy_options, config.env)
         if config.policy is not None:
             return OwnPolicy(config.policy, config.policy_options, config.env)
         if config.init is not None:

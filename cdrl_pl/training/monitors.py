@@ -89,13 +89,41 @@ def warn_of_unseen(trainer: pl.Trainer) -> None:
             rank_zero_warn(f"{type(callback).__name__}.monitor {callback.monitor!r} was in no log line of this run")
 
 
+def let_look(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """At an epoch's end: lets those callbacks look that would only do so after a validation, which ``fit`` has not.
+
+    Optuna's ``PyTorchLightningPruningCallback`` is one. A callback that watches a name is let look once that is there.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if _waits_for_validation(callback) and (monitor is None or monitor in trainer.callback_metrics):
+            callback.on_validation_end(trainer, module)
+
+
+def _waits_for_validation(callback: Any) -> bool:
+    """Returns whether it is a user's, or another library's, that acts after a validation and not after an epoch."""
+
+    def acts(hook: str) -> bool:
+        return not getattr(type(callback), hook).__module__.endswith("callbacks.callback")  # Lightning's base class
+
+    own = type(callback).__module__.startswith((*OWN, "pytorch_lightning.", "lightning."))
+    return not own and acts("on_validation_end") and not acts("on_train_epoch_end")
+
+
 def _watching(trainer: pl.Trainer) -> list[Any]:
-    return [c for c in trainer.callbacks if isinstance(c, EarlyStopping | ModelCheckpoint)]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [
+        c
+        for c in callbacks
+        if isinstance(c, EarlyStopping | ModelCheckpoint)
+        or (_waits_for_validation(c) and isinstance(getattr(c, "monitor", None), str))
+    ]
 
 
 def _others_log(trainer: pl.Trainer) -> bool:
     """Returns whether there is a callback that may log names of its own."""
-    others = [c for c in trainer.callbacks if not isinstance(c, SILENT)]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    others = [c for c in callbacks if not isinstance(c, SILENT) and c not in _watching(trainer)]
     return any(type(callback).__module__.partition(".")[0] not in OWN for callback in others)
 
 

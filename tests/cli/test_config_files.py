@@ -241,6 +241,23 @@ def test_an_error_says_where_a_teacher_was_looked_for(
     )
 
 
+def test_a_graph_is_looked_for_where_a_teacher_is(build: Run, refused: Refused, tmp_path: Path) -> None:
+    graphs = pytest.importorskip("onnx_graphs")
+    expert = {"env": {"id": "CartPole-v1"}, "policy": "graphs/expert.onnx"}
+    (tmp_path / "elsewhere" / "graphs").mkdir(parents=True)
+    config = write(
+        tmp_path / "elsewhere" / "tiny.yaml", tiny(transfers=[edge(teacher="teacher")], beta=pole(), teacher=expert)
+    )
+    assert refused("--config", config) == (
+        "model.agents.teacher.policy: graphs/expert.onnx cannot be read: there is no 'graphs/expert.onnx'; "
+        f"looked in {tmp_path} and in {config.parent}, not shipped"
+    )
+    graphs.save(config.parent / "graphs" / "expert.onnx", graphs.linear())
+    assert build("fit", "--config", config).model.agents["teacher"].network.graph.num_actions == 2
+    own = write(tmp_path / "own.yaml", tiny(teacher={**expert, "policy": "nowhere.Policy"}, beta=pole()))
+    assert "nowhere.Policy" in refused("--config", own) and "looked in" not in refused("--config", own)
+
+
 def test_a_stored_alignment_counts_by_its_content(tmp_path: Path) -> None:
     for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).write_text(content)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,8 @@ def test_mlflow_has_what_the_table_has_and_the_artefacts(tmp_path: Path) -> None
     assert found.data.params["fingerprint.config"] == made_of.config
     assert found.data.params["fingerprint.versions.torch"] == made_of.versions["torch"]
     kept = Path(found.info.artifact_uri)
-    for name in ("config.yaml", "teacher/pole/certificate.json", "teacher/pole/weights.safetensors"):
+    stored = ("config.yaml", "teacher/pole/certificate.json", "teacher/pole/weights.safetensors", "report/report.html")
+    for name in stored:
         assert (kept / name).read_bytes() == (folder / name).read_bytes()
     assert json.loads((kept / "fingerprint.json").read_text())["code"] == made_of.code
 
@@ -144,13 +147,14 @@ def test_an_offline_run_of_wandb_has_what_the_table_has(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "version_0"
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     lines: list[dict[str, Any]] = []
-    artefacts, settings, ended = [], {}, None
+    artefacts, kinds, settings, ended = [], set(), {}, None
     for record in records(file):
         kind = record.WhichOneof("record_type")
         if kind == "history":
             lines.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
         elif kind == "artifact":
             artefacts.append(record.artifact.name)
+            kinds.add(record.artifact.type)
         elif kind in ("config", "run"):
             updates = record.config.update if kind == "config" else record.run.config.update
             settings.update({i.key or ".".join(i.nested_key): i.value_json for i in updates})
@@ -161,6 +165,29 @@ def test_an_offline_run_of_wandb_has_what_the_table_has(tmp_path: Path) -> None:
         found = [(line["trainer/global_step"], line[name]) for line in lines if name in line]
         assert found == [(at, pytest.approx(value)) for at, value in table[name]]
     assert settings["fingerprint.config"] == json.dumps(fingerprint(resolved(folder)).config)
-    for end in ("-config.yaml", "-fingerprint.json", "-teacher-pole-certificate.json"):
+    assert {"run", "teacher", "report"} == kinds
+    for end in ("-report-report.html", "-config.yaml", "-fingerprint.json", "-teacher-pole-certificate.json"):
         assert any(name.endswith(end) for name in artefacts), artefacts
     assert ended == 0
+
+
+@pytest.mark.slow
+def test_trackio_has_what_the_table_has_and_the_artefacts(tmp_path: Path) -> None:
+    pytest.importorskip("trackio", reason='needs pip install "cdrl-pl[trackio]"')
+    config = write(tmp_path / "tiny.yaml", tiny(CERTIFICATED, pole=pole()))
+    paths = {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    answer = call("fit", "--config", config, "--track", "trackio", cwd=tmp_path, **paths)
+    assert answer.returncode == 0, answer.stderr
+    folder, table = tmp_path / "runs" / "version_0", columns(tmp_path / "runs" / "version_0")
+    with sqlite3.connect(tmp_path / "trackio" / "cdrl_pl.db") as base:
+        lines = [(step, json.loads(said)) for step, said in base.execute("select step, metrics from metrics")]
+        ((run, said),) = base.execute("select run_name, config from configs").fetchall()
+        artefacts = {name for (name,) in base.execute("select name from artifacts")}
+    assert run == "runs/version_0"
+    for name in ("return/pole", "env_steps", "entropy/pole"):
+        assert [(at, line[name]) for at, line in lines if name in line] == [
+            (at, pytest.approx(value)) for at, value in table[name]
+        ]
+    assert json.loads(said)["fingerprint.config"] == fingerprint(resolved(folder)).config
+    for end in ("-report-report.html", "-config.yaml", "-fingerprint.json", "-teacher-pole-certificate.json"):
+        assert any(name.endswith(end) for name in artefacts), artefacts

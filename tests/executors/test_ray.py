@@ -34,6 +34,9 @@ def two_nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", paths)
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv(
+            "RAY_worker_niceness", "0"
+        )  # by default it starts them at 15, so that tests beside take their cores
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"near": 1}})
         cluster.far = cluster.add_node(num_cpus=1, resources={"far": 1})
         patched.setenv("RAY_ADDRESS", cluster.address)

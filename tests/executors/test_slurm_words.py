@@ -80,6 +80,11 @@ def test_a_controller_that_is_not_reached_is_tried_again(stub: Stub, tmp_path: P
         ("JobState=FAILED ExitCode=0:9", -9, False),
         ("JobState=CANCELLED ExitCode=0:15", -15, False),
         ("JobState=FAILED ExitCode=143:0", 143, True),  # it was not told to by its driver
+        (
+            "JobState=FAILED Reason=JobLaunchFailure ExitCode=0:15",
+            -15,
+            True,
+        ),  # where slurmd had just been started again
         ("JobState=TIMEOUT ExitCode=0:15", -15, True),
         ("JobState=NODE_FAIL ExitCode=0:0", -9, True),
         ("JobState=PREEMPTED ExitCode=0:0", -9, True),

@@ -89,9 +89,15 @@ def test_ppo(tmp_path: Path) -> None:
               for i, shape in ((0, (8, 5)), (2, (8, 8)), (4, (last, 8)))}  # fmt: skip
     state = randomly(**shapes)
     policy, obs = read(tmp_path, state), torch.randn(6, 5)
-    for part, found in zip(("actor", "critic"), heard(policy, obs), strict=True):
-        x = torch.tanh(F.linear(torch.tanh(F.linear(obs, *pair(state, f"{part}.0"))), *pair(state, f"{part}.2")))
-        close(found, F.linear(x, *pair(state, f"{part}.4")).squeeze(-1))
+    logits, values = heard(policy, obs)
+    close(logits, two_layers(state, "actor", obs))
+    close(values, two_layers(state, "critic", obs).squeeze(-1))
+    assert policy.network.value == "own" and not policy.is_q and policy.origin["algorithm"] == "ppo"
+
+
+def two_layers(state: Tensors, part: str, obs: Tensor) -> Tensor:
+    x = torch.tanh(F.linear(torch.tanh(F.linear(obs, *pair(state, f"{part}.0"))), *pair(state, f"{part}.2")))
+    return F.linear(x, *pair(state, f"{part}.4"))
 
 
 def qdagger() -> Tensors:

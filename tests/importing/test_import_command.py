@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import MODULE, REPOSITORY, Run, environment, pole, run, tiny, write
+from command_line import MODULE, Run, build, edge, environment, pole, run, tiny, write
+from import_command import DATA, Import, imports
 
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
@@ -25,26 +26,7 @@ from cdrl_pl.importing.sb3 import read_sb3
 from cdrl_pl.importing.task import as_its_library, checked, read_task
 from cdrl_pl.networks import NetworkConfig, PolicyNetwork
 
-__all__ = ["run"]
-DATA = REPOSITORY / "tests" / "data" / "sb3"
-Import = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Import:
-    """Runs the command here; returns its exit code, and what it said on each output."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "evaluation_processes", lambda episodes: 1)
-
-    def go(*arguments: Any) -> tuple[int, str, str]:
-        try:
-            code = command.main([str(word) for word in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return go
+__all__ = ["build", "imports", "run"]
 
 
 def test_a_policy_becomes_a_teacher_that_plays_and_teaches(imports: Import, tmp_path: Path, run: Run) -> None:
@@ -65,6 +47,21 @@ def test_a_policy_becomes_a_teacher_that_plays_and_teaches(imports: Import, tmp_
     transfer = {"teacher": "expert", "student": "pole", "T1": 40, "T2": 80}
     agents = {"expert": {"certificate": "teachers/pole"}, "pole": pole()}
     assert run("fit", "--config", write(tmp_path / "c.yaml", tiny(transfers=[transfer], **agents))).model.clock >= 120
+
+
+def test_a_teacher_starts_students_has_stand_ins_and_is_shown(imports: Import, tmp_path: Path, build: Run) -> None:
+    task = "{id: CartPole-v1, max_episode_steps: 50}"
+    code, _, _ = imports("sb3", DATA / "ppo.zip", "--out", "expert", "--env", task, "--episodes", 2, "--expect", 50)
+    assert code == 0
+    begun = {"env": {"id": "CartPole-v1"}, "init": "expert"}
+    agents = {"alpha": {"certificate": "expert"}, "beta": pole(), "begun": begun}
+    for control in ("random", "shuffled", "lagged"):
+        config = write(tmp_path / f"{control}.yaml", tiny(transfers=[edge(control=control)], **agents))
+        module = build("fit", "--config", config).model
+        network, theirs = module.agents["begun"].network, read_sb3(DATA / "ppo.zip").weights
+        assert all(torch.equal(network.state_dict()[name], theirs[name]) for name in theirs)
+        assert module.transfers[0].config.control == control
+    assert build("predict", "--teacher", "expert").model.agents["teacher"].game == "CartPole-v1"
 
 
 def test_one_that_was_made_wrong_is_not_stored_but_by_force(imports: Import) -> None:
@@ -157,7 +154,7 @@ def test_the_whole_command_in_a_process_of_its_own(tmp_path: Path) -> None:
 
     shutil.copy(DATA / "a2c.zip", tmp_path)
     (tmp_path / "results.json").write_text(json.dumps({"mean_reward": 500.0}))
-    words = ("import", "sb3", "a2c.zip", "--env", "CartPole-v1", "--out", "t", "--episodes", "16")
+    words = ("import", "sb3", "a2c.zip", "--env", "CartPole-v1", "--out", "t", "--episodes", "4")
     ended = subprocess.run(
         [*MODULE, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from command_line import REPOSITORY, Run, pole, run, tiny, write
+from command_line import Run, pole, run, tiny, write
+from import_command import DATA, Import, imports
 
 from cdrl_pl.agents.certificate import load_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
-from cdrl_pl.cli import importing as command
 from cdrl_pl.envs import EnvConfig, describe
 from cdrl_pl.importing.sb3 import read_sb3
 from cdrl_pl.onnx.export import graph_of
@@ -22,33 +21,18 @@ onnx = pytest.importorskip("onnx", reason='needs pip install "cdrl-pl[onnx]"')
 pytest.importorskip("onnxscript", reason='needs pip install "cdrl-pl[onnx]"')
 pytest.importorskip("onnxruntime", reason='needs pip install "cdrl-pl[onnx]"')
 
-__all__ = ["run"]
-DATA = REPOSITORY / "tests" / "data" / "sb3"
-Import = Callable[..., tuple[int, str, str]]
+__all__ = ["imports", "run"]
 
 
-@pytest.fixture
-def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Import:
-    """Runs the command here; returns its exit code, and what it said on each output."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "evaluation_processes", lambda episodes: 1)
-
-    def go(*arguments: Any) -> tuple[int, str, str]:
-        try:
-            code = command.main(["onnx", *(str(word) for word in arguments)])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return go
+@cache
+def content(name: str) -> bytes:
+    """A graph of one of the policies in tests/data/sb3."""
+    return graph_of(read_sb3(DATA / f"{name}.zip").build(), describe(EnvConfig("CartPole-v1")), {})
 
 
 def graph(name: str, path: Path, **renamed: str) -> Path:
-    """A graph of one of the policies in tests/data/sb3, with other names of what goes in and out."""
-    model = onnx.load_from_string(
-        graph_of(read_sb3(DATA / f"{name}.zip").build(), describe(EnvConfig("CartPole-v1")), {})
-    )
+    """The same in a file, with other names of what goes in and out."""
+    model = onnx.load_from_string(content(name))
     ports = [*model.graph.input, *model.graph.output]
     for old, new in renamed.items():
         for node in model.graph.node:
@@ -63,7 +47,7 @@ def graph(name: str, path: Path, **renamed: str) -> Path:
 def test_a_graph_becomes_a_teacher_that_plays_and_teaches(imports: Import, tmp_path: Path, run: Run) -> None:
     task = "{id: CartPole-v1, max_episode_steps: 100}"
     code, out, _ = imports(
-        graph("ppo", tmp_path / "ppo.onnx"), "--env", task, "--out", "pole", "--episodes", 4, "--expect", 100
+        "onnx", graph("ppo", tmp_path / "ppo.onnx"), "--env", task, "--out", "pole", "--episodes", 4, "--expect", 100
     )
     assert code == 0 and "stored pole: sampled 100.00, greedy 100.00" in out
     (tmp_path / "ppo.onnx").unlink()  # the teacher has its own
@@ -81,9 +65,9 @@ def test_a_graph_becomes_a_teacher_that_plays_and_teaches(imports: Import, tmp_p
 def test_q_values_under_other_names_get_a_temperature(imports: Import, tmp_path: Path) -> None:
     path = graph("dqn", tmp_path / "dqn.onnx", obs="input", logits="q_values")
     told = (path, "--env", "CartPole-v1", "--episodes", 8, "--out", "pole")
-    code, _, err = imports(*told)
+    code, _, err = imports("onnx", *told)
     assert code == 2 and "has no input 'obs'; it has input" in err
-    code, _, err = imports(*told, "--graph", "{output: q, names: {obs: input, q: q_values}}")
+    code, _, err = imports("onnx", *told, "--graph", "{output: q, names: {obs: input, q: q_values}}")
     assert code == 0 and "divided by the temperature" in err
     certificate, _ = load_certificate("pole")
     assert certificate.network.trunk_options["temperature"] == certificate.training["imported"]["temperature"]
@@ -100,10 +84,10 @@ def test_q_values_under_other_names_get_a_temperature(imports: Import, tmp_path:
 )
 def test_a_wrong_option_is_refused(imports: Import, tmp_path: Path, words: list[str], said: str) -> None:
     path = graph("ppo", tmp_path / "ppo.onnx")
-    code, _, err = imports(path, "--env", "CartPole-v1", "--out", "pole", *words)
+    code, _, err = imports("onnx", path, "--env", "CartPole-v1", "--out", "pole", *words)
     assert code == 2 and said in err and not Path("pole").exists()
 
 
 def test_a_graph_of_another_task_is_refused(imports: Import, tmp_path: Path) -> None:
-    code, _, err = imports(graph("ppo", tmp_path / "ppo.onnx"), "--env", "Acrobot-v1", "--out", "pole")
+    code, _, err = imports("onnx", graph("ppo", tmp_path / "ppo.onnx"), "--env", "Acrobot-v1", "--out", "pole")
     assert code == 2 and "the policy reads observations of shape (4,), Acrobot-v1 gives (6,)" in err

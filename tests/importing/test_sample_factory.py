@@ -13,32 +13,52 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import REPOSITORY
+from libraries import plays_otherwise, stacked
 from torch import Tensor
 
 from cdrl_pl.importing.archive import ImportedFileError
 from cdrl_pl.importing.sample_factory import ENCODER, STATISTICS, read_sample_factory
 
 DATA = REPOSITORY / "tests" / "data" / "sample_factory"
-NAMES = ("gru", "lstm", "plain")
+POLES = ("gru", "lstm", "plain")
 ACTION = "action_parameterization.distribution_linear"
 
 
-@pytest.mark.parametrize("name", NAMES)
+def said(name: str) -> dict[str, np.ndarray]:
+    with np.load(DATA / name / "said.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.mark.parametrize("name", [*POLES, "pong"])
 def test_what_it_says_is_what_the_library_said(name: str) -> None:
     policy = read_sample_factory(DATA / name)
-    random = np.random.default_rng(0)  # as tests/data/sample_factory/make.py has it
-    obs = torch.from_numpy(random.normal(0.0, (1.0, 1.0, 0.1, 1.0), (200, 4)).astype(np.float32))
+    random, theirs = np.random.default_rng(0), said(name)  # as tests/data/sample_factory/make.py has it
+    obs = torch.from_numpy(random.normal(0.0, (1.0, 1.0, 0.1, 1.0), (1000, 4)).astype(np.float32))
+    if name == "pong":
+        obs = stacked(theirs["frames"])
     network = policy.build()
-    output = network(obs[:, None], network.initial_state(1), torch.zeros(200, 1, dtype=torch.bool))
-    with np.load(DATA / name / "said.npz") as said:
-        np.testing.assert_allclose(output.logits[:, 0].numpy(), said["logits"], atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(output.values[:, 0].numpy(), said["values"], atol=1e-4, rtol=1e-5)
+    output = network(obs[:, None], network.initial_state(1), torch.zeros(1000, 1, dtype=torch.bool))
+    np.testing.assert_allclose(output.logits[:, 0].numpy(), theirs["logits"], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(output.values[:, 0].numpy(), theirs["values"], atol=1e-4, rtol=1e-5)
     assert policy.network.normalise and policy.network.clip == 5.0
     path = next((DATA / name / "checkpoint_p0").iterdir())
-    assert policy.env_steps == int(path.name.split("_")[2])
+    frames = 4 if name == "pong" else 1  # of a decision; the library counts them
+    assert policy.env_steps == int(path.stem.split("_")[2]) // frames
     assert policy.score is None  # what the library calls its best is a mean of training
-    assert (policy.network.gru, policy.network.lstm) == {"gru": (16, 0), "lstm": (0, 16), "plain": (0, 0)}[name]
+    assert (policy.network.gru, policy.network.lstm) == {
+        "gru": (16, 0),
+        "lstm": (0, 16),
+        "plain": (0, 0),
+        "pong": (0, 0),
+    }[name]
     assert read_sample_factory(path).origin == policy.origin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POLES)
+def test_it_plays_as_it_does_in_its_library(name: str) -> None:
+    """(The short model of Pong loses every point in either.)"""
+    assert not plays_otherwise(read_sample_factory(DATA / name).build(), "CartPole-v1", said(name)["returns"])
 
 
 # Pictures: made here, and read by other means
@@ -195,6 +215,15 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ImportedFileError, match=r"other.pth is no checkpoint of Sample Factory"):
         read_sample_factory(tmp_path / "other.pth")
+
+
+def test_statistics_that_are_missing_are_named(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(DATA / "pong", tmp_path / "pong"))
+    checkpoint = next((path / "checkpoint_p0").iterdir())
+    state = torch.load(checkpoint, weights_only=False)["model"]
+    torch.save({"model": {n: t for n, t in state.items() if not n.startswith("obs_normalizer")}}, checkpoint)
+    with pytest.raises(ImportedFileError, match="no statistics of observations, which its normalize_input needs"):
+        read_sample_factory(path)
 
 
 def test_a_scale_without_statistics_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onnx_graphs import WEIGHT, WHY, counting, custom_domain, helper, linear, po
 
 from cdrl_pl.agents.certificate import CERTIFICATE, GRAPH, load_certificate, save_certificate
 from cdrl_pl.agents.certificated import CertificatedAgent
-from cdrl_pl.agents.onnx_policy import OnnxPolicy
+from cdrl_pl.agents.own_policy import OwnPolicy
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.cli.main import CLI
 from cdrl_pl.envs import EnvConfig, describe
@@ -39,13 +39,14 @@ def network(path: Path, made: Any, **options: Any) -> OnnxNetwork:
     return OnnxNetwork(located(save(path, made), options), (4,), 2)
 
 
-@pytest.fixture
-def exported(tmp_path: Path) -> tuple[PolicyNetwork, Path]:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[PolicyNetwork, Path]:
     """A network with memory, and its graph."""
     pytest.importorskip("onnxscript", reason=WHY)
     own = spread(PolicyNetwork(NetworkConfig("mlp", depth=1, hidden=8, lstm=4), (4,), 2)).eval().requires_grad_(False)
-    write_onnx(tmp_path / "own.onnx", own, CARTPOLE, describe(CARTPOLE), {})
-    return own, tmp_path / "own.onnx"
+    path = tmp_path_factory.mktemp("exported") / "own.onnx"
+    write_onnx(path, own, CARTPOLE, describe(CARTPOLE), {})
+    return own, path
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -55,7 +56,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.slow
 def test_what_was_exported_comes_back_with_the_same_logits(exported: tuple[PolicyNetwork, Path]) -> None:
     own, path = exported
-    graph = OnnxPolicy(str(path), {}, CARTPOLE).network
+    graph = OwnPolicy(str(path), {}, CARTPOLE).network
     obs, resets, state = torch.randn(50, 20, 4), torch.rand(50, 20) < 0.2, torch.randn(20, 8).tanh()
     wanted, found = own(obs, state, resets), graph(obs, state, resets)
     assert graph.state_size == own.state_size == 8 and resets.any()
@@ -100,7 +101,7 @@ def test_a_graph_that_reads_uint8_is_refused_where_a_task_gives_float32(tmp_path
     ]
     made = onnx_graphs.model(nodes, [port("obs", ["batch", 4], onnx_graphs.Kind.UINT8)])
     with pytest.raises(ConfigError, match="reads uint8 observations; the task gives float32"):
-        OnnxPolicy(str(save(tmp_path / "a.onnx", made)), {}, CARTPOLE)
+        OwnPolicy(str(save(tmp_path / "a.onnx", made)), {}, CARTPOLE)
 
 
 def test_a_session_has_one_thread_and_a_copy_has_its_own(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_session_has_one_thread_and_a_copy_has_its_own(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_graph_is_scored_alike_in_one_process_and_in_several(exported: tuple[PolicyNetwork, Path]) -> None:
     own, path = exported
-    graph = OnnxPolicy(str(path), {}, CARTPOLE).network
+    graph = OwnPolicy(str(path), {}, CARTPOLE).network
     scores = [
         evaluate(net, CARTPOLE, 6, True, 5, 4, processes=n).returns for net, n in ((own, 1), (graph, 1), (graph, 2))
     ]
