@@ -1,4 +1,4 @@
-"""One training on two machines: network namespaces, each with its own torchrun."""
+"""One training on two nodes, of which one is lost whole, and a restart by hand; of a rank alone: test_nodes.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nodes as two
 import pytest
 import torch
-import two_nodes
 from command_line import MODULE, callback, environment, pole, tiny, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-nodes = two_nodes.nodes
+nodes = two.nodes
 
 DIES = """
 import os
@@ -30,17 +30,17 @@ class Dies(pl.Callback):
 PORT = 29511  # in a network of its own
 
 
-def start(nodes: tuple[two_nodes.Node, two_nodes.Node], folder: Path, *words: str, **variables: str) -> list[int]:
+def start(nodes: list[two.Node], folder: Path, *words: str, **variables: str) -> list[int]:
     """Runs one command line on both nodes; gives both exit codes."""
     running = []
     for rank, node in enumerate(nodes):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
         launcher += ["--nproc_per_node", "1", "--master-addr", nodes[0].address, "--master-port", str(PORT)]
-        variables |= {"GLOO_SOCKET_IFNAME": node.interface, "PYTHONPATH": str(folder)}
+        variables |= {"GLOO_SOCKET_IFNAME": node.device, "PYTHONPATH": str(folder)}
         with (folder / f"node{rank}.txt").open("a") as said:
             running.append(
                 subprocess.Popen(
-                    [*node.prefix, *launcher, *MODULE[1:], "fit", *words],
+                    node.command(*launcher, *MODULE[1:], "fit", *words),
                     cwd=folder,
                     env=environment(**variables),
                     stdout=said,
@@ -54,9 +54,7 @@ def start(nodes: tuple[two_nodes.Node, two_nodes.Node], folder: Path, *words: st
             process.kill()
 
 
-def test_a_lost_node_ends_the_run_on_the_other_and_a_restart_goes_on(
-    nodes: tuple[two_nodes.Node, two_nodes.Node], tmp_path: Path
-) -> None:
+def test_a_lost_node_ends_the_run_on_the_other_and_a_restart_goes_on(nodes: list[two.Node], tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES)
     config = tiny(callback("dies.Dies"), callback("callbacks.EnvStepsCheckpoint", every=40), pole=pole())
     words = ["--config", str(write(tmp_path / "tiny.yaml", config)), "--T_max", "200"]
