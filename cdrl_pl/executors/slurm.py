@@ -27,7 +27,7 @@ UNREACHED = re.compile("(?i)timed out|unable to contact|connection refused|tempo
 UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED",
              "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # fmt: skip
 LOST = ("TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REVOKED")
-# Exit codes of a run that was told to end: it has saved; or could not yet, or its node's daemon was gone.
+# Exit codes of a run that was told to end: it has saved; or was only starting, or already ending.
 TOLD = (128 + signal.SIGTERM, -signal.SIGTERM)
 HIDDEN = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_JOB_NAME")  # by which Lightning would take one run for one of several
 

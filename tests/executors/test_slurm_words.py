@@ -84,7 +84,7 @@ def test_a_controller_that_is_not_reached_is_tried_again(stub: Stub, tmp_path: P
             "JobState=FAILED Reason=JobLaunchFailure ExitCode=0:15",
             -15,
             True,
-        ),  # where slurmd had just been started again
+        ),  # as seen once
         ("JobState=TIMEOUT ExitCode=0:15", -15, True),
         ("JobState=NODE_FAIL ExitCode=0:0", -9, True),
         ("JobState=PREEMPTED ExitCode=0:0", -9, True),
