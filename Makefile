@@ -13,6 +13,6 @@ lint: ## linters and types
 	mypy
 
 docs: ## the reference, from the code
-	python docs/make_reference.py
+	PYTHONPATH=. python docs/make_reference.py
 
 ci: lint test
