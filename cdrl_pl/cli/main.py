@@ -167,7 +167,8 @@ class CLI(LightningCLI):
     def _find_checkpoint(self, settings: Namespace) -> None:
         """A run's folder stands for its newest whole checkpoint; what torchrun starts again goes on by itself."""
         path = settings.get("ckpt_path")
-        if self.config.subcommand == "fit" and (left := left_unfinished(Path(settings.trainer.default_root_dir))):
+        root = Path(settings.trainer.default_root_dir or ".")
+        if self.config.subcommand == "fit" and (left := left_unfinished(root)):
             rank_zero_info("torchrun has started this again: from %s", left.path)
             settings.ckpt_path = path = str(left.path)
         if path and Path(path).is_dir():
