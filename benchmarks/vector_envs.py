@@ -71,6 +71,7 @@ def decisions_per_second(play: Play, copies: int, seconds: float, rng: np.random
 
 
 def main() -> None:
+    """Prints a line for every view, number of copies and back end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
     say = driver.display.say
 
     def run() -> int:
+        """Until nothing is missing; then says what is done, and what failed and why."""
         failed = driver.run()
         say(f"{len(driver.runs) - len(failed)} of {len(driver.runs)} runs done")
         say(f"python -m cdrl_pl report {experiment.folder}")

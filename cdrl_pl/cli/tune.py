@@ -64,6 +64,7 @@ def main(arguments: Sequence[str], command: Sequence[str] = COMMAND) -> int:
         parser.error(str(error))
 
     def run() -> int:
+        """Until nothing is missing; then says where the report is, and how the best config is run."""
         found = tuner.run()
         say(f"{sweep.folder / REPORT}")
         say(

@@ -151,15 +151,6 @@ def test_nothing_is_left_after_ctrl_c(start: Start) -> None:
     assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
 
 
-def test_a_closed_terminal_ends_a_run_which_saves(start: Start) -> None:
-    run = start()
-    members = run.wait_until_under_way()
-    os.killpg(run.process.pid, signal.SIGHUP)
-    assert run.process.wait(60) == 129
-    run.assert_nothing_is_left(members)
-    assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
-
-
 def test_a_run_under_nohup_outlives_its_terminal_its_output_and_a_stop_longer_than_its_patience(start: Start) -> None:
     run = start(T_max=4_000, stall=2.0, lines=100, nohup=True)
     assert run.process.stdout is not None
@@ -289,12 +280,15 @@ def test_fault_09_sigterm_while_a_teacher_is_evaluated_is_143_and_it_begins_agai
     assert next(v["begun"] for k, v in state.items() if "CertificatedTeacher" in k) is not None
 
 
-def test_fault_09_slurms_usr1_saves_and_ends_with_138(start: Start) -> None:
-    """``--signal=USR1@90`` sends it to every process of the job."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGHUP, 129)], ids=["USR1", "HUP"])
+def test_fault_09_what_batch_systems_and_closed_terminals_send_saves(
+    start: Start, number: signal.Signals, code: int
+) -> None:
+    """``--signal=USR1@90``, and a terminal that is closed, send it to every process."""
     run = start()
     members = run.wait_until_under_way()
-    os.killpg(run.process.pid, signal.SIGUSR1)
-    assert run.process.wait(60) == 138
+    os.killpg(run.process.pid, number)
+    assert run.process.wait(60) == code
     run.assert_nothing_is_left(members)
     assert len(list(run.folder.rglob("env_steps=*.ckpt"))) == 1
 
