@@ -22,6 +22,7 @@ from cdrl_pl.presets import PresetOverrides, resolve_preset
 from cdrl_pl.system.stop import StopRequest
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.board import Board
+from cdrl_pl.training.collapse import CollapseAlarm
 from cdrl_pl.training.evaluator import EvaluationJob, Evaluator
 from cdrl_pl.training.graph import AgentConfig, build_agent, check_graph, check_trained, teachers_view
 from cdrl_pl.training.monitors import check_monitored, check_monitors, let_look, names, warn_of_unseen
@@ -121,6 +122,7 @@ class Collaboration(pl.LightningModule):
         self.run_folder = Path()  # of the run's own files; known from setup on
         self.epoch_over = False
         self.run_log = RunLog(self.playing, log_every, window)
+        self.collapse_alarm = CollapseAlarm(self.playing)
         self.stop_request, self._ending = StopRequest(), False
         self.announce: Callable[[str], None] = silent  # replaced by a display: what the run does besides learning
         self.evaluator = Evaluator(built, lambda: self.stop_request.requested, self.transfers)
@@ -332,6 +334,7 @@ class Collaboration(pl.LightningModule):
             write(self.loggers, line, self.clock)
             self._show(line)
             self._optimizers.check(line)
+            self.collapse_alarm.check(line)
 
     def _show(self, line: dict[str, float]) -> None:
         """Lets Lightning's callbacks see the line: in ``trainer.callback_metrics``, where they look."""

@@ -106,6 +106,7 @@ def state_of(module: Any, optimizers: list[str]) -> dict[str, Any]:
         "policy_version": module.policy_version,
         "epoch_over": module.epoch_over,
         "run_log": module.run_log.state_dict(),
+        "collapse_alarm": module.collapse_alarm.state_dict(),
         "optimizers": optimizers,
         "tasks": {name: task_record(agent) for name, agent in module.playing.items()},
         "transfers": {
@@ -140,6 +141,8 @@ def restore(module: Any, checkpoint: dict[str, Any], optimizers: list[str]) -> N
     module.env_steps = {name: state["env_steps"][name] for name in module.env_steps}
     module.policy_version, module.epoch_over = state["policy_version"], state.get("epoch_over", False)
     module.run_log.load_state_dict(state["run_log"])
+    if "collapse_alarm" in state:  # checkpoints of before have none
+        module.collapse_alarm.load_state_dict(state["collapse_alarm"])
     for name, transfer in transfers.items():
         saved = state["transfers"][name]
         transfer.teacher.states = dict(saved["teacher_states"])
