@@ -78,7 +78,22 @@ def read_options(content: Mapping[str, Any]) -> SlurmOptions:
         ("extra", _are_options(given.get("extra", [])), "a list of options of sbatch, such as --account=lab"),
     )
     check_values("slurm", given, rows)
-    return SlurmOptions(**{**given, "extra": tuple(given.get("extra", ()))})
+    options = SlurmOptions(**{**given, "extra": tuple(given.get("extra", ()))})
+    if options.time is not None and 0 < seconds(options.time) <= options.notice:  # 0 is no limit
+        raise ExecutorError(
+            f"slurm.time is {options.time!r}, {seconds(options.time)} s; it must be more than slurm.notice, "
+            f"{options.notice} s before it, at which a run is told to save and end"
+        )
+    return options
+
+
+def seconds(time: str) -> int:
+    """A time limit of sbatch in seconds: M, M:S or H:M:S; after days D-, H, H:M or H:M:S."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    first = 0 if dash or len(numbers) == 3 else 1  # hours or minutes
+    units = (3600, 60, 1)[first:]
+    return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -121,6 +121,8 @@ def test_without_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch, refused: C
     [
         ({"partitoin": "x"}, "there is no option slurm.partitoin; did you mean partition?"),
         ({"time": "soon"}, "slurm.time is 'soon'; it must be minutes, or H:MM:SS in quotes"),
+        ({"time": 1}, "slurm.time is '1', 60 s; it must be more than slurm.notice, 60 s before it"),
+        ({"time": "0:30", "notice": 30}, "slurm.time is '0:30', 30 s; it must be more than slurm.notice, 30 s"),
         ({"cpus": 0}, "slurm.cpus is 0; it must be a whole number from 1"),
         ({"mem": "much"}, "slurm.mem is 'much'; it must be a number of MB, or as 8G"),
         ({"extra": ["account"]}, "slurm.extra is ['account']; it must be a list of options of sbatch"),
@@ -152,3 +154,23 @@ def test_a_training_begins_again_from_the_newest_whole_checkpoint(tmp_path: Path
     (folder / "env_steps=30.ckpt").write_bytes(b"damaged")
     assert command_again(tmp_path, command)[-1] == f"--ckpt_path={folder / 'env_steps=20.ckpt'}"
     assert command_again(tmp_path, ["python", "test", "--ckpt_path=x"]) == ["python", "test", "--ckpt_path=x"]
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2", 120),
+        ("2:30", 150),
+        ("1:02:03", 3723),
+        ("1-0", 86400),
+        ("1-2", 93600),
+        ("2-3:04", 183840),
+        ("1-0:0:1", 86401),
+    ],
+)
+def test_a_time_limit_in_seconds(time: str, expected: int) -> None:
+    assert slurm.seconds(time) == expected
+
+
+def test_a_job_of_no_limit_needs_no_notice() -> None:
+    assert read_options({"time": 0}).time == "0"
