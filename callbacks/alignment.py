@@ -57,5 +57,5 @@ class StoredAlignment(pl.Callback):
             }
             path = root / transfer.name / "alignment.safetensors"
             meanings = (teacher.spec.action_meanings, student.spec.action_meanings)
-            save_alignment(path, transfer.alignment.network, meanings, training)
+            save_alignment(path, transfer.alignment.network, meanings, training, config.alignment.input)
             rank_zero_info("stored %s", path)

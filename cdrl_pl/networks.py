@@ -169,7 +169,7 @@ class AlignmentNetwork(nn.Module):
     """F: a teacher's k_alpha logits to a student's k_beta (paper section 4.3; the program: 4 x 512, then linear).
 
     Args:
-        teacher_actions: number of the teacher's actions, k_alpha.
+        inputs: number of what it reads of the teacher: of its logits, k_alpha, of its features, or of both.
         student_actions: number of the student's actions, k_beta; it may differ.
         hidden: width of every hidden layer, in units.
         depth: number of hidden layers.
@@ -178,7 +178,7 @@ class AlignmentNetwork(nn.Module):
 
     def __init__(
         self,
-        teacher_actions: int,
+        inputs: int,
         student_actions: int,
         hidden: int = 512,
         depth: int = 4,
@@ -187,15 +187,15 @@ class AlignmentNetwork(nn.Module):
         super().__init__()
         if activation not in ("relu", "elu"):
             raise ConfigError(f"activation is {activation!r}; it must be relu or elu")
-        self.hidden, self.depth, self.activation = hidden, depth, activation
+        self.inputs, self.hidden, self.depth, self.activation = inputs, hidden, depth, activation
         layers: list[nn.Module] = []
-        width = teacher_actions
+        width = inputs
         for _ in range(depth):
             layers += [nn.Linear(width, hidden), nn.ReLU() if activation == "relu" else nn.ELU()]
             width = hidden
         self.layers = nn.Sequential(*layers, nn.Linear(width, student_actions))
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """[..., k_alpha] -> [..., k_beta], fp32."""
-        aligned: Tensor = self.layers(logits).float()
+    def forward(self, read: Tensor) -> Tensor:
+        """[..., inputs] -> [..., k_beta], fp32."""
+        aligned: Tensor = self.layers(read).float()
         return aligned

@@ -27,6 +27,19 @@ class PolicyOutput(NamedTuple):
         return self._replace(logits=logits, distill_logits=distill_logits, masks=masks)
 
 
+class TeacherOutput(NamedTuple):
+    """What a teacher says on a student's rollout, without gradient."""
+
+    logits: Tensor  # [T, B, k_alpha]
+    features: Tensor | None = (
+        None  # [T, B, D] what its heads read, behind trunk and memory; None where F does not read it
+    )
+
+    def of(self, copies: slice) -> TeacherOutput:
+        """The same of some copies."""
+        return TeacherOutput(*(None if part is None else part[:, copies] for part in self))  # type: ignore[arg-type]
+
+
 class Episode(NamedTuple):
     """A finished episode: the game's own return (never clipped) and its length in decisions."""
 

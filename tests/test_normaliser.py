@@ -179,7 +179,7 @@ def test_a_teacher_reads_by_its_own_frozen_statistics(tmp_path: Path) -> None:
 
     def said() -> torch.Tensor:
         edge.teacher.states.clear()
-        return edge.teacher_logits(rollout, *module.ends(edge))
+        return edge.ask(rollout, *module.ends(edge)).logits
 
     by_hand = replace(rollout, obs=network.normaliser(rollout.obs))  # type: ignore[misc]
     plain = PolicyNetwork(TINY, (4,), 5)

@@ -22,7 +22,7 @@ from cdrl_pl.presets import PRESETS, Preset, PresetOverrides, resolve_preset
 from cdrl_pl.training.batch import Batch
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.transfer.transfer import Transfer, TransferConfig
-from cdrl_pl.types import PolicyOutput, Rollout
+from cdrl_pl.types import PolicyOutput, Rollout, TeacherOutput
 
 NAMES = ("paper", "code")
 
@@ -101,7 +101,7 @@ def test_alignment_kl() -> None:
         policy, aligned = output.logits[:5], only_transfer(module).alignment(teacher_logits)
         kl = slow_kl(policy, aligned) if preset == "paper" else slow_kl(aligned, policy)
         expected[preset] = kl.mean(1).sum().item()
-        found[preset] = only_transfer(module).alignment_loss(output, teacher_logits).item()
+        found[preset] = only_transfer(module).alignment_loss(output, TeacherOutput(teacher_logits)).item()
     assert found == pytest.approx(expected, rel=1e-4)
     assert abs(found["paper"] - found["code"]) > 0.1
 
@@ -116,7 +116,7 @@ def test_use_temperature(loss: str) -> None:
         edge, aligned = only_transfer(module), only_transfer(module).alignment(teacher_logits)
         if loss == "alignment":
             expected[preset] = slow_kl(output.logits[:5], aligned, tau).mean(1).sum().item()
-            found[preset] = edge.alignment_loss(output, teacher_logits).item()
+            found[preset] = edge.alignment_loss(output, TeacherOutput(teacher_logits)).item()
         else:
             expected[preset] = slow_kl(aligned, output.distill_logits[:5], tau).mean(1).sum().item()
             found[preset] = edge.distillation_loss(output, aligned).item()
@@ -133,7 +133,7 @@ def test_the_program_has_no_temperature_at_all(loss: str) -> None:
         edge = only_transfer(module)
         aligned = edge.alignment(teacher_logits)
         found.append(
-            edge.alignment_loss(output, teacher_logits)
+            edge.alignment_loss(output, TeacherOutput(teacher_logits))
             if loss == "alignment"
             else edge.distillation_loss(output, aligned)
         )
@@ -150,7 +150,7 @@ def test_kl_reduction(loss: str) -> None:
         edge = only_transfer(module)
         aligned = edge.alignment(teacher_logits)
         found.append(
-            edge.alignment_loss(output, teacher_logits)
+            edge.alignment_loss(output, TeacherOutput(teacher_logits))
             if loss == "alignment"
             else edge.distillation_loss(output, aligned)
         )
@@ -262,17 +262,17 @@ def test_order(tmp_path: Path, preset: str) -> None:
     edge, before = only_transfer(module), copy_of(only_transfer(module).alignment)
     said_by_teacher: list[Tensor] = []
     distilled: list[Tensor] = []
-    teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
+    ask, loss = edge.ask, edge.distillation_loss
 
-    def watched_logits(*ends: Any) -> Tensor:
-        said_by_teacher.append(teacher_logits(*ends))
-        return said_by_teacher[-1]
+    def watched_ask(*ends: Any) -> TeacherOutput:
+        said_by_teacher.append(ask(*ends).logits)
+        return TeacherOutput(said_by_teacher[-1])
 
     def watched_loss(output: PolicyOutput, aligned: Tensor) -> Tensor:
         distilled.append(aligned.clone())
         return loss(output, aligned)
 
-    edge.teacher_logits, edge.distillation_loss = watched_logits, watched_loss  # type: ignore[method-assign]
+    edge.ask, edge.distillation_loss = watched_ask, watched_loss  # type: ignore[method-assign]
     step_once(module, tmp_path)
     with torch.no_grad():
         said = {"paper": edge.alignment(said_by_teacher[0])}

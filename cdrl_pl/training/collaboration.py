@@ -266,14 +266,14 @@ class Collaboration(pl.LightningModule):
             transfer.advance(self.env_steps[name], self.run_log.mean_return(name))
             if transfer.active:
                 with self.run_log.meter.timed(metric_names.TIME_TEACHERS()):
-                    taught.append((transfer, transfer.teacher_logits(rollout, *self.ends(transfer))))
+                    taught.append((transfer, transfer.ask(rollout, *self.ends(transfer))))
         batch_copies = None if agent.learner is None else agent.learner.batch_copies
         for copies in rollout.split(batch_copies):
             self._update(
                 name,
                 agent,
                 rollout.select(copies),
-                [(transfer, logits[:, copies]) for transfer, logits in taught],
+                [(transfer, said.of(copies)) for transfer, said in taught],
                 self._teacher_weights[name],
                 self.env_steps[name],
             )

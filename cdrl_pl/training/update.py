@@ -17,10 +17,10 @@ from cdrl_pl.training.meter import Meter
 from cdrl_pl.training.optimizers import PROGRAMS_CLIP, Optimizers, scaled
 from cdrl_pl.transfer.transfer import Lesson, Transfer
 from cdrl_pl.transfer.weighting import TeacherWeights, compare_gradients, set_teacher_factors, teacher_value
-from cdrl_pl.types import PolicyOutput, Rollout
+from cdrl_pl.types import PolicyOutput, Rollout, TeacherOutput
 
-Taught = tuple[Transfer, Tensor]
-"""An active transfer, and its teacher's logits [T, B, k_alpha] on the rows of the update."""
+Taught = tuple[Transfer, TeacherOutput]
+"""An active transfer, and what its teacher says on the rows of the update."""
 
 
 class Update:
@@ -65,7 +65,7 @@ class Update:
         if preset.order == "align_first":
             self._train_alignments(output, taught)
         with meter.timed(metric_names.TIME_DISTILLATION()):
-            lessons = [transfer.lesson(output, logits) for transfer, logits in taught]
+            lessons = [transfer.lesson(output, said) for transfer, said in taught]
         transfers = [transfer for transfer, _ in taught]
         joint = self._weighted(agent, rollout, output, own, transfers, lessons, weights)
         # steps
@@ -81,11 +81,11 @@ class Update:
 
     def _train_alignments(self, output: PolicyOutput, taught: Sequence[Taught]) -> None:
         """One step of every alignment function that is being trained."""
-        for transfer, teacher_logits in taught:
+        for transfer, said in taught:
             alignment = transfer.alignment
             if transfer.aligning and alignment.trainable:
                 with self._meter.timed(metric_names.TIME_ALIGNMENT()):
-                    loss = transfer.alignment_loss(output, teacher_logits)
+                    loss = transfer.alignment_loss(output, said)
                     parameters = list(alignment.parameters())
                     self._optimizers.step(f"align/{transfer.name}", loss, parameters, alignment.config.max_grad_norm)
 

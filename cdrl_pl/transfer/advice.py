@@ -41,12 +41,14 @@ class Advice:
             config = transfer.config
             teacher, student = self._agents[config.teacher], self._agents[config.student]
             with torch.inference_mode():
-                logits = transfer.teacher_logits(_rollout(decision), teacher.network, student.network)
-                aligned = masked(transfer.alignment(logits), decision.masks)
+                said = transfer.ask(_rollout(decision), teacher.network, student.network)
+                aligned = masked(transfer.alignment(transfer.alignment.reads(said)), decision.masks)
             theirs = self._agents[config.teaching_agent].spec
             names = theirs.action_meanings
             control = "" if config.control == "none" else f" (control: {config.control})"
-            found.append(Bars(f"teacher {config.teacher}{control}", names, _shares(logits[0, 0], theirs.action_counts)))
+            found.append(
+                Bars(f"teacher {config.teacher}{control}", names, _shares(said.logits[0, 0], theirs.action_counts))
+            )
             found.append(Bars(f"{config.teacher} aligned", own, _shares(aligned[0, 0], counts)))
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,9 +18,11 @@ from cdrl_pl.presets import Preset
 from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
 from cdrl_pl.transfer.ground_truth import KnownAlignment
-from cdrl_pl.types import masked
+from cdrl_pl.types import TeacherOutput, masked
 
 KINDS = ("deep", "identity", "known")
+Input = Literal["logits", "features", "both"]
+INPUTS: tuple[Input, ...] = ("logits", "features", "both")
 
 
 @dataclass
@@ -32,6 +34,9 @@ class AlignmentConfig:
             only), "known" is made from the right alignment (both ends in one game), to measure what F is worth; or the
             class path of a torch module of your own, made as F(teacher_actions, student_actions, **options), which
             gives logits [..., student_actions] of logits [..., teacher_actions].
+        input: What F reads of the teacher: its "logits", as in the paper; its "features", which are what its heads
+            read, behind trunk and memory; or "both". Where the teacher's actions mean nothing in the student's game,
+            its features may still tell states apart that its logits do not. Only for "deep".
         options: Keywords of an alignment function of your own.
         right: Probability with which a "known" F is right, 0 to 1; else it says any other action.
         exchanged: Names of the teacher's actions for which a "known" F is wrong: their images go round in a cycle.
@@ -48,6 +53,7 @@ class AlignmentConfig:
     """
 
     kind: str = "deep"
+    input: Input = "logits"
     options: dict[str, Any] = field(default_factory=dict)
     right: float = 1.0
     exchanged: list[str] = field(default_factory=list)
@@ -64,6 +70,8 @@ class AlignmentConfig:
         known = f"one of {', '.join(losses.DIVERGENCES)}, or null"
         rows = [
             ("kind", own or self.kind in KINDS, f"{', '.join(KINDS)}, or the class path of a torch module"),
+            ("input", self.input in INPUTS, " or ".join(INPUTS)),
+            ("input", self.kind == "deep" or self.input == "logits", "logits, but under kind deep"),
             ("options", own or not self.options, "empty, but for a kind by class path"),
             ("right", self.right == 1 or (self.kind == "known" and 0 <= self.right < 1), "0 to 1, under kind known"),
             ("exchanged", self.kind == "known" or not self.exchanged, "empty, but under kind known"),
@@ -98,7 +106,7 @@ def _own(config: AlignmentConfig, teacher_actions: int, student_actions: int) ->
 
 
 class Alignment(pl.LightningModule):
-    """F: [..., k_alpha] -> [..., k_beta].
+    """F: what it reads of the teacher [..., k_alpha, D, or k_alpha + D] -> [..., k_beta].
 
     ``trainable`` says whether there is anything to train.
 
@@ -110,6 +118,7 @@ class Alignment(pl.LightningModule):
         meanings: of the actions on both sides; a stored F must have been made for the same.
         ground_truth: of ``ground_truth_map``, [k_alpha, k_beta]; None where no alignment is known to be right.
         counts: of the actions of each choice, where several are made at once, on both sides.
+        features: D, of the teacher's.
 
     Raises:
         ConfigError: identity between different numbers of actions; a known F where none is known.
@@ -125,8 +134,10 @@ class Alignment(pl.LightningModule):
         meanings: Meanings | None = None,
         ground_truth: Tensor | None = None,
         counts: tuple[Counts, Counts] = ((), ()),
+        features: int = 0,
     ) -> None:
         super().__init__()
+        inputs = {"logits": teacher_actions, "features": features, "both": teacher_actions + features}[config.input]
         self.config, self.preset, self.counts = config, preset, counts[1]
         if config.kind != "deep" and counts[0] != counts[1]:
             raise ConfigError(
@@ -165,27 +176,34 @@ class Alignment(pl.LightningModule):
                     f"alignment.file {config.file!r} maps actions {found[0]} to {found[1]}, "
                     f"the transfer's are {wanted[0]} and {wanted[1]}"
                 )
+            if (stored.input, stored.inputs) != (config.input, inputs):
+                raise CertificateError(
+                    f"alignment.file {config.file!r} reads {stored.inputs} numbers, the teacher's {stored.input}; "
+                    f"the transfer's alignment.input is {config.input!r}, {inputs} numbers"
+                )
         elif is_class_path(config.kind):
             self.network = _own(config, teacher_actions, student_actions)
         else:
-            self.network = AlignmentNetwork(
-                teacher_actions, student_actions, config.hidden, config.depth, preset.activation
-            )
+            self.network = AlignmentNetwork(inputs, student_actions, config.hidden, config.depth, preset.activation)
         self.trainable = any(parameter.requires_grad for parameter in self.network.parameters())
 
-    def forward(self, teacher_logits: Tensor) -> Tensor:
-        """F of the teacher's logits [..., k_alpha]: in the student's action space, [..., k_beta] fp32."""
-        aligned: Tensor = self.network(teacher_logits)
+    def reads(self, said: TeacherOutput) -> Tensor:
+        """What F reads of what the teacher says: [T, B, k_alpha, D, or k_alpha + D], the logits first."""
+        if said.features is None:
+            return said.logits
+        return said.features if self.config.input == "features" else torch.cat([said.logits, said.features], -1)
+
+    def forward(self, read: Tensor) -> Tensor:
+        """F of what it reads [..., k_alpha, D, or k_alpha + D]: in the student's action space, [..., k_beta] fp32."""
+        aligned: Tensor = self.network(read)
         return aligned.float()
 
-    def loss(
-        self, policy_logits: Tensor, teacher_logits: Tensor, temperature: float, masks: Tensor | None = None
-    ) -> Tensor:
+    def loss(self, policy_logits: Tensor, read: Tensor, temperature: float, masks: Tensor | None = None) -> Tensor:
         """l_KL(z_beta, F(z_alpha), tau) over F alone: the student's own policy is the target (Algorithm 1, line 27).
 
         Args:
             policy_logits: the student's [T, B, k_beta], detached here.
-            teacher_logits: the teacher's [T, B, k_alpha].
+            read: of the teacher, as in ``reads``.
             temperature: tau, dividing the student's logits.
             masks: which of the student's actions may be played, [T, B, k_beta]; None: all of them.
 
@@ -194,6 +212,6 @@ class Alignment(pl.LightningModule):
         """
         kind = self.config.divergence or self.preset.alignment_kl
         tau = temperature if self.preset.use_temperature else 1.0
-        aligned = masked(self(teacher_logits), masks)
+        aligned = masked(self(read), masks)
         per_step = losses.divergence(kind, policy_logits, aligned, tau, self.counts)
         return losses.reduce(per_step, self.preset.kl_reduction)

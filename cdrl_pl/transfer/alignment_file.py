@@ -38,6 +38,8 @@ class AlignmentRecord:
         training: where it was trained, and for how many decisions.
         versions: of what trained it.
         sha256: of the file with its weights, in hex.
+        input: what it reads of the teacher.
+        features: how many numbers the teacher's heads read, D; 0 where it reads logits alone.
         format: of this record.
     """
 
@@ -49,10 +51,23 @@ class AlignmentRecord:
     training: dict[str, Any]
     versions: dict[str, str]
     sha256: str
+    input: Literal["logits", "features", "both"] = "logits"
+    features: int = 0
     format: int = FORMAT
 
+    @property
+    def inputs(self) -> int:
+        """How many numbers it reads: k_alpha, D, or k_alpha + D."""
+        return self.features + (0 if self.input == "features" else len(self.teacher))
 
-def save_alignment(path: str | Path, network: nn.Module, meanings: Meanings, training: dict[str, Any]) -> None:
+
+def save_alignment(
+    path: str | Path,
+    network: nn.Module,
+    meanings: Meanings,
+    training: dict[str, Any],
+    read: Literal["logits", "features", "both"] = "logits",
+) -> None:
     """Writes F to a .safetensors file and its record to a .json beside it, each whole or not at all.
 
     Args:
@@ -60,6 +75,7 @@ def save_alignment(path: str | Path, network: nn.Module, meanings: Meanings, tra
         network: of an ``Alignment``.
         meanings: of the actions on both sides.
         training: where it was trained, and for how many decisions, in plain JSON.
+        read: what it reads of the teacher.
 
     Raises:
         ConfigError: an identity, which is nothing to store.
@@ -79,6 +95,8 @@ def save_alignment(path: str | Path, network: nn.Module, meanings: Meanings, tra
         training=training,
         versions=versions(),
         sha256=verified.sha256(weights),
+        input=read,
+        features=0 if read == "logits" else network.inputs - (len(meanings[0]) if read == "both" else 0),
     )
     write_whole(path, weights)
     write_json(path.with_suffix(".json"), asdict(record))
@@ -105,7 +123,7 @@ def load_alignment(path: str | Path) -> tuple[AlignmentRecord, AlignmentNetwork]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CertificateError(f"{beside} is no record of an alignment: {type(error).__name__}: {error}") from None
     weights = verified.read_verified(path, record.sha256, EXPECTED)
-    sizes = (len(record.teacher), len(record.student), record.hidden, record.depth)
+    sizes = (record.inputs, len(record.student), record.hidden, record.depth)
     if min(sizes) < 1 or max(sizes) > 2**14 or record.depth > 100:
         raise CertificateError(f"{beside}: sizes {str(sizes)[:200]}: refused")
     with torch.device("meta"):

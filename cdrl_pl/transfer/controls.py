@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cdrl_pl.checks import ConfigError
 from cdrl_pl.networks import ONNX, PolicyNetwork
+from cdrl_pl.types import TeacherOutput
 
 Control = Literal["none", "random", "shuffled", "constant", "lagged", "own"]
 
@@ -49,7 +50,7 @@ def control_network(control: Control, teacher: PolicyNetwork, student: PolicyNet
 
 
 class Shuffle(nn.Module):
-    """Permutes logits over the rows of a rollout; each time anew, by a seed, and goes on after a checkpoint."""
+    """Permutes what a teacher says over a rollout's rows; each time anew, by a seed, and goes on after a checkpoint."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -63,9 +64,11 @@ class Shuffle(nn.Module):
         """Goes on from ``get_extra_state``."""
         self._draws = int(state)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """[T, B, A] -> the same rows in another order, [T, B, A]."""
+    def forward(self, output: TeacherOutput) -> TeacherOutput:
+        """[T, B, ...] each -> the same rows in another order, one order for all."""
         make = torch.Generator().manual_seed((self._seed + 7_919 * self._draws) % 2**63)
         self._draws += 1
-        order = torch.randperm(logits.shape[0] * logits.shape[1], generator=make)
-        return logits.flatten(0, 1)[order.to(logits.device)].view_as(logits)
+        logits = output.logits
+        order = torch.randperm(logits.shape[0] * logits.shape[1], generator=make).to(logits.device)
+        parts = (None if part is None else part.flatten(0, 1)[order].view_as(part) for part in output)
+        return TeacherOutput(*parts)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from cdrl_pl import losses, metric_names
 from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.distributions import Counts
 from cdrl_pl.envs import View
-from cdrl_pl.networks import PolicyNetwork
+from cdrl_pl.networks import ONNX, PolicyNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.schedule import Schedule, linear
 from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
@@ -21,7 +21,7 @@ from cdrl_pl.transfer.ground_truth import Task, accuracy, ground_truth_map, one_
 from cdrl_pl.transfer.observations import Observations, adapt, check_observations
 from cdrl_pl.transfer.teacher import Teacher
 from cdrl_pl.transfer.weighting import AlarmConfig, WeightConfig, Weighting
-from cdrl_pl.types import PolicyOutput, Rollout, masked
+from cdrl_pl.types import PolicyOutput, Rollout, TeacherOutput, masked
 
 Phase = Literal["reinforce", "align", "distil", "stopped"]
 
@@ -179,8 +179,8 @@ class Transfer(nn.Module):
         try:
             if view is None:
                 check_observations(config.observations, teaching.obs_shape, student.obs_shape)
-            sizes = (teaching.num_actions, student.num_actions)
-            self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth, self.counts)
+            sizes, features = (teaching.num_actions, student.num_actions), _features(config, teaching)
+            self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth, self.counts, features)
         except ConfigError as error:
             raise type(error)(f"transfer {self.name}: {error}") from None
         self.schedule = config.schedule(preset, self.alignment.trainable)
@@ -220,8 +220,8 @@ class Transfer(nn.Module):
         """The network that is asked: the teacher's, or that of the control in its place."""
         return self.control_network or (student if self.config.control == "own" else teacher)
 
-    def teacher_logits(self, rollout: Rollout, teacher: PolicyNetwork, student: PolicyNetwork) -> Tensor:
-        """What the teacher, or the control in its place, says on the student's rollout: [T, B, k_alpha].
+    def ask(self, rollout: Rollout, teacher: PolicyNetwork, student: PolicyNetwork) -> TeacherOutput:
+        """What the teacher, or the control in its place, says on the student's rollout.
 
         Args:
             rollout: the student's.
@@ -231,10 +231,12 @@ class Transfer(nn.Module):
         network = self.teaching_network(teacher, student)
         seen = rollout.obs if self.view is None else rollout.views[self.view]
         obs = adapt(seen, network.obs_shape, self.config.observations)
-        logits: Tensor = self.teacher(network, replace(rollout, obs=obs), self.preset.teacher_state == "student")
+        reads_features = self.config.alignment.input != "logits"
+        fed = self.preset.teacher_state == "student"
+        said: TeacherOutput = self.teacher(network, replace(rollout, obs=obs), fed, reads_features)
         if self.config.control == "constant":
-            return torch.zeros_like(logits)
-        return logits if self.shuffle is None else self.shuffle(logits)
+            return TeacherOutput(*(None if part is None else torch.zeros_like(part) for part in said))  # type: ignore[arg-type]
+        return said if self.shuffle is None else self.shuffle(said)
 
     def refresh_lagged_policy(self, before: int, now: int, student: PolicyNetwork) -> None:
         """Renews the lagged copy of the student where its decisions passed a multiple of ``lag``.
@@ -251,27 +253,27 @@ class Transfer(nn.Module):
         ):
             self.control_network.load_state_dict(student.state_dict())
 
-    def alignment_loss(self, output: PolicyOutput, teacher_logits: Tensor) -> Tensor:
+    def alignment_loss(self, output: PolicyOutput, said: TeacherOutput) -> Tensor:
         """Trains F towards the student's own policy; see ``Alignment.loss``."""
-        steps, masks = len(teacher_logits), output.masks
+        steps, masks = len(said.logits), output.masks
         masks = None if masks is None else masks[:steps]
-        return self.alignment.loss(output.logits[:steps].detach(), teacher_logits, self.temperature, masks)
+        return self.alignment.loss(output.logits[:steps].detach(), self.alignment.reads(said), self.temperature, masks)
 
-    def lesson(self, output: PolicyOutput, teacher_logits: Tensor) -> Lesson:
+    def lesson(self, output: PolicyOutput, said: TeacherOutput) -> Lesson:
         """What is taught on these rows, by F as it is now.
 
         Args:
             output: the student's, [T+1, B, ...].
-            teacher_logits: [T, B, k_alpha].
+            said: by the teacher, [T, B, ...].
         """
         with torch.no_grad():
-            aligned: Tensor = self.alignment(teacher_logits)
+            aligned: Tensor = self.alignment(self.alignment.reads(said))
             if output.masks is not None:
                 aligned = masked(aligned, output.masks[: len(aligned)])
         joint = self.distilling and self.preset.distill_step == "joint"
         loss = self.distillation_loss(output, aligned) if joint else None
-        metrics = self._measure(output, teacher_logits, aligned)
-        return Lesson(self.name, teacher_logits, aligned, loss, metrics, self.counts[0])
+        metrics = self._measure(output, said.logits, aligned)
+        return Lesson(self.name, said.logits, aligned, loss, metrics, self.counts[0])
 
     def distillation_loss(self, output: PolicyOutput, aligned: Tensor) -> Tensor:
         """l_KL(F(z_alpha), z_beta', tau) (Algorithm 1, line 31): a scalar over trunk, LSTM and the distilled layer.
@@ -303,9 +305,22 @@ class Transfer(nn.Module):
             metrics[metric_names.ALIGNMENT_ACCURACY(name)] = accuracy(
                 teacher_logits, aligned, self.ground_truth, theirs, own
             )
-            one_hot = one_hot_accuracy(self.alignment, self.ground_truth, counts=theirs, student_counts=own)
-            metrics[metric_names.ALIGNMENT_ACCURACY_ONE_HOT(name)] = one_hot
+            if self.config.alignment.input == "logits":  # else it cannot be asked by logits alone
+                one_hot = one_hot_accuracy(self.alignment, self.ground_truth, counts=theirs, student_counts=own)
+                metrics[metric_names.ALIGNMENT_ACCURACY_ONE_HOT(name)] = one_hot
         return metrics
+
+
+def _features(config: TransferConfig, teaching: PolicyNetwork) -> int:
+    """How many numbers the heads of a teacher read; 0 where F does not read them."""
+    if config.alignment.input == "logits":
+        return 0
+    if teaching.config.trunk == ONNX:
+        raise ConfigError(
+            f"alignment.input is {config.alignment.input!r}, but the teacher is an ONNX graph, which gives logits "
+            "alone; use 'logits'"
+        )
+    return teaching.policy_head.in_features
 
 
 def _check(config: TransferConfig, preset: Preset) -> None:

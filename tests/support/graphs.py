@@ -208,7 +208,7 @@ def step_once(module: Collaboration, folder: Path, batch: Rollouts | None = None
 def logits_on(module: Collaboration, rollout: Rollout, index: int = 0) -> Tensor:
     """What the teacher of a transfer says on a rollout of its student."""
     edge = module.transfers[index]
-    return edge.teacher_logits(rollout, *module.ends(edge))
+    return edge.ask(rollout, *module.ends(edge)).logits
 
 
 def copy_of(module: torch.nn.Module) -> State:

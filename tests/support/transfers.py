@@ -21,10 +21,10 @@ PAPER = PRESETS["paper"]
 def join(
     teacher: PolicyNetwork, student: PolicyNetwork, kind: str = "deep", preset: Preset = PAPER, **options: Any
 ) -> Transfer:
-    """A transfer between two networks, whose ``teacher_logits`` asks them."""
+    """A transfer between two networks, whose ``ask`` asks them."""
     torch.manual_seed(1)
     made = Transfer(edge("alpha", "beta", kind, **options), teacher, student, preset)
-    made.teacher_logits = partial(made.teacher_logits, teacher=teacher, student=student)  # type: ignore[method-assign]
+    made.ask = partial(made.ask, teacher=teacher, student=student)  # type: ignore[method-assign]
     return made
 
 
@@ -39,5 +39,5 @@ class TeacherOf:
         return self.teacher.states
 
     def __call__(self, rollout: Rollout, feed_student_state: bool = False) -> Tensor:
-        logits: Tensor = self.teacher(self.network, rollout, feed_student_state)
+        logits: Tensor = self.teacher(self.network, rollout, feed_student_state).logits
         return logits

@@ -32,7 +32,7 @@ from wide_cartpole import WIDE
 from cdrl_pl import distributions, losses
 from cdrl_pl.training.collaboration import Collaboration
 from cdrl_pl.training.graph import AgentConfig
-from cdrl_pl.types import Rollout
+from cdrl_pl.types import Rollout, TeacherOutput
 
 # Who learns when
 
@@ -169,17 +169,17 @@ def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_
     (edge,) = module.transfers
     said: list[torch.Tensor] = []
     taught: list[torch.Tensor] = []
-    teacher_logits, loss = edge.teacher_logits, edge.distillation_loss
+    ask, loss = edge.ask, edge.distillation_loss
 
-    def watched_logits(*ends: Any) -> torch.Tensor:
-        said.append(teacher_logits(*ends))
-        return said[-1]
+    def watched_ask(*ends: Any) -> TeacherOutput:
+        said.append(ask(*ends).logits)
+        return TeacherOutput(said[-1])
 
     def watched_loss(output: Any, aligned: torch.Tensor) -> torch.Tensor:
         taught.append(aligned.clone())
         return loss(output, aligned)
 
-    edge.teacher_logits, edge.distillation_loss = watched_logits, watched_loss  # type: ignore[method-assign]
+    edge.ask, edge.distillation_loss = watched_ask, watched_loss  # type: ignore[method-assign]
     step_once(module, tmp_path, random_batch(module, copies=5))
     assert [part.shape[1] for part in taught] == [2, 2, 1]
     assert torch.equal(torch.cat(taught, 1), said[0])

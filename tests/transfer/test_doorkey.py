@@ -68,7 +68,7 @@ def test_the_right_alignment_says_in_the_students_actions_what_the_expert_says(
     assert student.spec.action_meanings == tuple(map(str, actions))
     pool = make_pool(task, student.spec, NETWORK, copies=4, steps=20)
     for rollout in take(started(pool, student.network), 2):
-        logits = edge.teacher_logits(rollout, *module.ends(edge))
+        logits = edge.ask(rollout, *module.ends(edge)).logits
         aligned = edge.alignment(logits).softmax(-1)
         p = logits.softmax(-1)
         removed = 1 - p[..., list(actions)].sum(-1, keepdim=True)  # of what the student does not have

@@ -93,8 +93,8 @@ def test_the_teacher_says_through_the_students_workers_what_it_says_in_its_own_g
                 ended += 1
             seen.append(out.copy())
         direct = Rollout(**{**rollout.tensors(), "obs": torch.from_numpy(np.stack(seen))[:, None]})
-        expected = teacher(asked, direct)
-        assert torch.equal(transfer.teacher_logits(rollout, asked, beta.network), expected)
+        expected = teacher(asked, direct).logits
+        assert torch.equal(transfer.ask(rollout, asked, beta.network).logits, expected)
         assert expected.std() > 0.01
     assert ended >= 2
 

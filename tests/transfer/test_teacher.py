@@ -105,7 +105,7 @@ def test_a_teacher_without_an_lstm_has_no_memory() -> None:
 
 def test_a_teacher_and_its_student_need_not_share_a_structure() -> None:
     teacher = new_network(1, actions=5, config=NetworkConfig("mlp", depth=2, hidden=6, lstm=3))
-    teacher_logits = join(teacher, new_network(2)).teacher_logits(random_rollout(width=8))
+    teacher_logits = join(teacher, new_network(2)).ask(random_rollout(width=8)).logits
     assert teacher_logits.shape == (5, 2, 5)
 
 
