@@ -67,6 +67,7 @@ ALIGNMENT_ACCURACY = Metric(
 ALIGNMENT_ACCURACY_ONE_HOT = Metric(
     "alignment_accuracy/{transfer}/one_hot", "", "share of the teacher's actions that F alone maps rightly" + _KNOWN
 )
+GATE = Metric("gate/{transfer}", "", "mean weight of a state's lesson by the transfer's gate, 0 to 1")
 DISTILLATION_WEIGHT = Metric("distillation_weight/{transfer}", "", "of the distillation loss, factor and alarm counted")
 TEACHER_VALUE = Metric("teacher_value/{transfer}", "", "what following the teacher for one step would gain, -1 to 1")
 TEACHER_FACTOR = Metric("teacher_factor/{transfer}", "", "a teacher's share of the attention; a student's average 1")
@@ -96,7 +97,7 @@ CARDS = {
     "1 returns": (RETURN, LENGTH, EPISODES),
     "2 transfers": (
         PHASE, ALIGNMENT_KL, DISTILLATION_KL, STATE_INFORMATION, ALIGNMENT_ACCURACY, ALIGNMENT_ACCURACY_ONE_HOT,
-        DISTILLATION_WEIGHT, TEACHER_VALUE, TEACHER_FACTOR, GRADIENT_COSINE, GRADIENT_RATIO,
+        GATE, DISTILLATION_WEIGHT, TEACHER_VALUE, TEACHER_FACTOR, GRADIENT_COSINE, GRADIENT_RATIO,
     ),
     "3 actions": (ACTIONS,),
     "5 speed": (

@@ -208,7 +208,7 @@ def check_trained(
         raise ConfigError("model.agents: every agent is certificated and none is taught; nothing would be trained")
     switched = {callback.what for callback in callbacks if isinstance(callback, TransferSwitch)}
     for transfer in transfers:
-        for what, needed in (("aligning", transfer.alignment.trainable), ("distilling", True)):
+        for what, needed in (("aligning", transfer.alignment.learns), ("distilling", True)):
             if needed and what not in switched:
                 raise ConfigError(
                     f"transfer {transfer.name}: no callback switches {what} on; add AlignmentSchedule and "

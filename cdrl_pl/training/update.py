@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from cdrl_pl import metric_names
@@ -83,7 +84,12 @@ class Update:
         """One step of every alignment function that is being trained."""
         for transfer, said in taught:
             alignment = transfer.alignment
-            if transfer.aligning and alignment.trainable:
+            if not transfer.aligning:
+                continue
+            if alignment.fitted is not None:
+                with self._meter.timed(metric_names.TIME_ALIGNMENT()):
+                    transfer.fit_alignment(output, said, self._summed)
+            if alignment.trainable:
                 with self._meter.timed(metric_names.TIME_ALIGNMENT()):
                     loss = transfer.alignment_loss(output, said)
                     parameters = list(alignment.parameters())
@@ -144,7 +150,7 @@ class Update:
     def _step_separately(self, agent: Agent, rollout: Rollout, transfer: Transfer, lesson: Lesson) -> None:
         """A step of distillation alone, on the agent as it is after its own (the authors' program)."""
         with self._meter.timed(metric_names.TIME_DISTILLATION()):
-            loss = transfer.distillation_loss(agent(rollout), lesson.aligned_logits)
+            loss = transfer.distillation_loss(agent(rollout), lesson.aligned_logits, lesson.row_weights)
             parameters = list(agent.network.parameters())
             self._optimizers.step(f"distill/{transfer.name}", loss, parameters, PROGRAMS_CLIP)
 
@@ -173,6 +179,12 @@ class Update:
             mean, information = action_statistics(*said)
             meter.add(metric_names.ACTIONS(source), mean)
             meter.add(metric_names.STATE_INFORMATION(source), information)
+
+    def _summed(self, value: Tensor) -> Tensor:
+        """The sum over ranks."""
+        if self._root.trainer.world_size > 1:
+            torch.distributed.all_reduce(value)
+        return value
 
     def _over_ranks(self, value: Tensor) -> float:
         """The mean over ranks, so that every rank weighs alike."""

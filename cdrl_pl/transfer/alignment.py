@@ -17,10 +17,11 @@ from cdrl_pl.networks import AlignmentNetwork
 from cdrl_pl.presets import Preset
 from cdrl_pl.storage.verified import CertificateError
 from cdrl_pl.transfer.alignment_file import Meanings, load_alignment
+from cdrl_pl.transfer.fitted import FITTED, FittedAlignment
 from cdrl_pl.transfer.ground_truth import KnownAlignment
 from cdrl_pl.types import TeacherOutput, masked
 
-KINDS = ("deep", "identity", "known")
+KINDS = ("deep", "identity", "known", *FITTED)
 Input = Literal["logits", "features", "both"]
 INPUTS: tuple[Input, ...] = ("logits", "features", "both")
 
@@ -31,9 +32,12 @@ class AlignmentConfig:
 
     Attributes:
         kind: "deep" is the alignment network, "identity" passes the teacher's logits on (equal numbers of actions
-            only), "known" is made from the right alignment (both ends in one game), to measure what F is worth; or the
-            class path of a torch module of your own, made as F(teacher_actions, student_actions, **options), which
-            gives logits [..., student_actions] of logits [..., teacher_actions].
+            only), "known" is made from the right alignment (both ends in one game), to measure what F is worth.
+            "sorted" and "affine" are baselines without weights, fitted from T1 on to what both policies did of late:
+            "sorted" matches the actions of both sides in the order of their mean probabilities, "affine" is the
+            least-squares map from logits to logits. Or the class path of a torch module of your own, made as
+            F(teacher_actions, student_actions, **options), which gives logits [..., student_actions] of logits
+            [..., teacher_actions].
         input: What F reads of the teacher: its "logits", as in the paper; its "features", which are what its heads
             read, behind trunk and memory; or "both". Where the teacher's actions mean nothing in the student's game,
             its features may still tell states apart that its logits do not. Only for "deep".
@@ -108,7 +112,7 @@ def _own(config: AlignmentConfig, teacher_actions: int, student_actions: int) ->
 class Alignment(pl.LightningModule):
     """F: what it reads of the teacher [..., k_alpha, D, or k_alpha + D] -> [..., k_beta].
 
-    ``trainable`` says whether there is anything to train.
+    ``trainable`` says whether an optimizer trains it, ``learns`` whether anything in it changes from T1 on.
 
     Args:
         config: structure.
@@ -139,7 +143,8 @@ class Alignment(pl.LightningModule):
         super().__init__()
         inputs = {"logits": teacher_actions, "features": features, "both": teacher_actions + features}[config.input]
         self.config, self.preset, self.counts = config, preset, counts[1]
-        if config.kind != "deep" and counts[0] != counts[1]:
+        choices = (len(counts[0]), len(counts[1])) if config.kind in FITTED else counts
+        if config.kind != "deep" and choices[0] != choices[1]:
             raise ConfigError(
                 f"alignment.kind is {config.kind!r}, but the teacher chooses from {counts[0] or teacher_actions} "
                 f"actions and the student from {counts[1] or student_actions}; use 'deep'"
@@ -164,6 +169,8 @@ class Alignment(pl.LightningModule):
             if len({sum(action >= start for start in starts(counts[0])) for action in exchanged}) > 1:
                 raise ConfigError(f"alignment.exchanged is {config.exchanged}; it must have actions of one choice")
             self.network = KnownAlignment(ground_truth, config.right, exchanged, counts[0])
+        elif config.kind in FITTED:
+            self.network = FITTED[config.kind](counts[0] or (teacher_actions,), counts[1] or (student_actions,))
         elif config.file is not None:
             stored, self.network = load_alignment(config.file)
             self.requires_grad_(False)
@@ -186,6 +193,8 @@ class Alignment(pl.LightningModule):
         else:
             self.network = AlignmentNetwork(inputs, student_actions, config.hidden, config.depth, preset.activation)
         self.trainable = any(parameter.requires_grad for parameter in self.network.parameters())
+        self.fitted = self.network if isinstance(self.network, FittedAlignment) else None
+        self.learns = self.trainable or self.fitted is not None
 
     def reads(self, said: TeacherOutput) -> Tensor:
         """What F reads of what the teacher says: [T, B, k_alpha, D, or k_alpha + D], the logits first."""

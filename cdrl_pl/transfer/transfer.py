@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +18,7 @@ from cdrl_pl.presets import Preset
 from cdrl_pl.schedule import Schedule, linear
 from cdrl_pl.transfer.alignment import Alignment, AlignmentConfig
 from cdrl_pl.transfer.controls import Control, Shuffle, control_network
+from cdrl_pl.transfer.gate import GATES, Gate, row_weights
 from cdrl_pl.transfer.ground_truth import Task, accuracy, ground_truth_map, one_hot_accuracy
 from cdrl_pl.transfer.observations import Observations, adapt, check_observations
 from cdrl_pl.transfer.teacher import Teacher
@@ -48,6 +50,9 @@ class TransferConfig:
             it.
         divergence: Divergence in nats between the aligned teacher and the distilled layer: "forward" is KL(teacher ||
             student), "reverse" the opposite, "jensen_shannon" lies between them.
+        gate: Weighs the distillation loss in every state by the teacher's logits z there, 0 to 1: "entropy" by how
+            certain it is, 1 - H(z) / ln k, "energy" by how familiar the state is to it, by logsumexp(z) beside the
+            rollout's other states; "none" counts all states in full. See ``gate.row_weights``.
         layer: Layer of the student that is distilled into; "policy" is the one that decides.
         alignment: The alignment function F.
         control: Stand-in for the teacher (spec section 7). "none" is the teacher itself, "random" a network of the
@@ -73,6 +78,7 @@ class TransferConfig:
     temperature_squared: bool = False
     weight: float | WeightConfig = 1.0
     divergence: losses.Divergence = "forward"
+    gate: Gate = "none"
     layer: Literal["distillation", "policy"] = "distillation"
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     control: Control = "none"
@@ -95,7 +101,7 @@ class TransferConfig:
 
         Args:
             preset: the paper's text or its authors' program.
-            aligns: whether there is an F to train, from T1 on.
+            aligns: whether there is an F that learns, from T1 on.
 
         Raises:
             ConfigError: a schedule that cannot be.
@@ -121,6 +127,7 @@ class Lesson:
             student's own step.
         metrics: what is to be logged, by name.
         teacher_counts: of the teacher's actions of each choice, where several are made at once.
+        row_weights: of the transfer's gate, [T, B]; None where every row counts in full.
     """
 
     transfer: str
@@ -129,6 +136,7 @@ class Lesson:
     distillation_loss: Tensor | None
     metrics: dict[str, Tensor]
     teacher_counts: Counts = ()
+    row_weights: Tensor | None = None
 
 
 class Transfer(nn.Module):
@@ -183,7 +191,7 @@ class Transfer(nn.Module):
             self.alignment = Alignment(config.alignment, *sizes, preset, meanings, ground_truth, self.counts, features)
         except ConfigError as error:
             raise type(error)(f"transfer {self.name}: {error}") from None
-        self.schedule = config.schedule(preset, self.alignment.trainable)
+        self.schedule = config.schedule(preset, self.alignment.learns)
         weight = config.weight if isinstance(config.weight, WeightConfig) else WeightConfig(start=config.weight)
         self.weighting = Weighting(self.name, weight, config.alarm)
         self.temperature = 1.0
@@ -259,6 +267,17 @@ class Transfer(nn.Module):
         masks = None if masks is None else masks[:steps]
         return self.alignment.loss(output.logits[:steps].detach(), self.alignment.reads(said), self.temperature, masks)
 
+    def fit_alignment(self, output: PolicyOutput, said: TeacherOutput, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Fits an F without weights to these rows.
+
+        Args:
+            output: the student's, [T+1, B, ...].
+            said: by the teacher, [T, B, ...].
+            reduce: adds up a tensor over the ranks.
+        """
+        if (fitted := self.alignment.fitted) is not None:
+            fitted.add(reduce(fitted.sums(said.logits, output.logits[: len(said.logits)].detach())))
+
     def lesson(self, output: PolicyOutput, said: TeacherOutput) -> Lesson:
         """What is taught on these rows, by F as it is now.
 
@@ -271,11 +290,14 @@ class Transfer(nn.Module):
             if output.masks is not None:
                 aligned = masked(aligned, output.masks[: len(aligned)])
         joint = self.distilling and self.preset.distill_step == "joint"
-        loss = self.distillation_loss(output, aligned) if joint else None
+        weights = row_weights(self.config.gate, said.logits, self.counts[0])
+        loss = self.distillation_loss(output, aligned, weights) if joint else None
         metrics = self._measure(output, said.logits, aligned)
-        return Lesson(self.name, said.logits, aligned, loss, metrics, self.counts[0])
+        if weights is not None:
+            metrics[metric_names.GATE(self.name)] = weights.mean()
+        return Lesson(self.name, said.logits, aligned, loss, metrics, self.counts[0], weights)
 
-    def distillation_loss(self, output: PolicyOutput, aligned: Tensor) -> Tensor:
+    def distillation_loss(self, output: PolicyOutput, aligned: Tensor, weights: Tensor | None = None) -> Tensor:
         """l_KL(F(z_alpha), z_beta', tau) (Algorithm 1, line 31): a scalar over trunk, LSTM and the distilled layer.
 
         ``divergence`` may replace the KL, and ``temperature_squared`` multiplies it by tau^2.
@@ -283,10 +305,11 @@ class Transfer(nn.Module):
         Args:
             output: the student's, [T+1, B, ...] or [T, B, ...].
             aligned: F(z_alpha) [T, B, k_beta]; gets no gradient.
+            weights: of the rows, [T, B]; None: 1.
         """
         layer = self._distilled(output)[: len(aligned)]
         per_step = losses.divergence(self.config.divergence, aligned, layer, self.temperature, self.counts[1])
-        loss = losses.reduce(per_step, self.preset.kl_reduction)
+        loss = losses.reduce(per_step if weights is None else weights * per_step, self.preset.kl_reduction)
         return self.temperature**2 * loss if self.config.temperature_squared else loss
 
     def _distilled(self, output: PolicyOutput) -> Tensor:
@@ -333,6 +356,7 @@ def _check(config: TransferConfig, preset: Preset) -> None:
         ("temperature_steps", config.temperature_steps >= 1, "1 or more decisions"),
         ("weight", scheduled or config.weight >= 0, "0 or more"),  # type: ignore[operator]
         ("divergence", config.divergence in losses.DIVERGENCES, f"one of {', '.join(losses.DIVERGENCES)}"),
+        ("gate", config.gate in GATES, ", ".join(GATES)),
         ("layer", config.layer in ("distillation", "policy"), "distillation or policy"),
         ("lag", config.lag >= 1, "1 or more decisions"),
     )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from graphs import FixedData, alone, fit, random_batch
 
 from cdrl_pl import metric_names
 from cdrl_pl.training.collapse import LINES, CollapseAlarm
-from tests.support.graphs import FixedData, alone, fit, random_batch
 
 SAID = "the policy of beta now acts alike whatever it sees"
 
