@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cdrl_pl import metric_names
+from cdrl_pl.collapse import collapses
 from cdrl_pl.report import statistics as st
 from cdrl_pl.report.run_data import ArmData, RunData
 from cdrl_pl.report.runs import Comparison
@@ -158,8 +160,28 @@ def cautions(comparison: Comparison) -> list[str]:
     for arm in comparison.arms:
         if len({config_hash(run.config) for run in arm.runs}) > 1:
             found.append(f"The runs of {arm.label} have different configs: they are not repetitions of one experiment.")
+    found += _collapsed(comparison)
     found += _other_code(comparison)
     return found
+
+
+def _collapsed(comparison: Comparison) -> list[str]:
+    """The runs whose policy died, so that they show what a network can do and not what an arm is worth."""
+    told = []
+    column = metric_names.STATE_INFORMATION(comparison.agent)
+    for arm in comparison.arms:
+        for run in arm.runs:
+            metrics = run.metrics
+            if column in metrics:
+                spans = collapses(zip(metrics[metric_names.ENV_STEPS()], metrics[column], strict=True))
+                ends = [f"from {short(a)} " + ("on" if b is None else f"to {short(b)}") for a, b in spans]
+                told += [f"{called(arm, run)} {' and '.join(ends)}"] if ends else []
+    if not told:
+        return []
+    return [
+        "The agent's policy came to act alike whatever it saw, which is a network that died of too large a step rather "
+        f"than a result of the arm (T in decisions): {'; '.join(told)}."
+    ]
 
 
 def _other_code(comparison: Comparison) -> list[str]:

@@ -7,10 +7,7 @@ from collections.abc import Iterable, Mapping
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from cdrl_pl import metric_names
-
-LOOKED = 1e-3  # nats of state information from which on a policy counts as one that looks at its observations
-LEFT = 1e-3  # share of the most that it ever had, below which it counts as one that does not
-LINES = 3  # log lines in a row
+from cdrl_pl.collapse import LINES, Collapse
 
 
 class CollapseAlarm:
@@ -24,8 +21,7 @@ class CollapseAlarm:
     """
 
     def __init__(self, agents: Iterable[str]) -> None:
-        self._most = dict.fromkeys(agents, 0.0)  # nats
-        self._lines = dict.fromkeys(self._most, 0)
+        self._policies = {name: Collapse() for name in agents}
 
     def check(self, line: Mapping[str, float]) -> None:
         """Warns once, when a policy has been so for ``LINES`` log lines.
@@ -33,24 +29,19 @@ class CollapseAlarm:
         Args:
             line: the log line.
         """
-        for name, most in self._most.items():
+        for name, policy in self._policies.items():
             information = line.get(metric_names.STATE_INFORMATION(name))
-            if information is None:  # it does not learn
-                continue
-            self._most[name] = max(most, information)
-            self._lines[name] = self._lines[name] + 1 if most >= LOOKED and information < LEFT * most else 0
-            if self._lines[name] == LINES:
+            if information is not None and policy.add(information) and policy.lines == LINES:
                 rank_zero_warn(
                     f"the policy of {name} now acts alike whatever it sees (state information {information:.1g} nats, "
-                    f"once {most:.2g}): its network may have died of steps too large, and seldom recovers; begin anew "
-                    f"with a lower lr or max_grad_norm, or with value_first, in model.agents.{name}.learner"
+                    f"once {policy.most:.2g}): its network may have died of steps too large, and seldom recovers; "
+                    f"begin anew with a lower lr or max_grad_norm, or with value_first, in model.agents.{name}.learner"
                 )
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
+    def state_dict(self) -> dict[str, tuple[float, int]]:
         """Plain numbers."""
-        return {"most": dict(self._most), "lines": dict(self._lines)}
+        return {name: (policy.most, policy.lines) for name, policy in self._policies.items()}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, tuple[float, int]]) -> None:
         """Goes on from ``state_dict``."""
-        self._most = {name: state["most"][name] for name in self._most}
-        self._lines = {name: int(state["lines"][name]) for name in self._lines}
+        self._policies = {name: Collapse(*state[name]) for name in self._policies}

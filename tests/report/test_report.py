@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -214,6 +215,11 @@ def test_nothing_is_wrong_with_five_complete_runs(experiment: Path) -> None:
         (lambda f: [other_code(f / f"taught/seed-{n}") for n in range(1, 6)], "run with different code"),
         (lambda f: (f / "taught/seed-5/fingerprint.json").unlink(), "no fingerprint"),
         (lambda f: few(f / "taught/seed-5"), "scored over 9 episodes"),
+        (
+            lambda f: dies(f / "taught/seed-5"),
+            "act alike whatever it saw, which is a network that died of too large a step rather than a result of the "
+            "arm (T in decisions): with a teacher seed 5 from 40 on.",
+        ),
         (lambda f: other_config(f / "taught/seed-5"), "The runs of with a teacher have different configs"),
     ],
 )
@@ -221,6 +227,17 @@ def test_what_is_wrong_with_a_comparison_is_said(harm: Callable[[Path], Any], sa
     enough(experiment)
     harm(experiment)
     assert says in " ".join(words.cautions(read_folder(experiment)))
+
+
+def dies(run: Path) -> None:
+    """From T = 40 on the agent's policy says nothing about the state."""
+    (path,) = run.glob("version_0/metrics.csv")
+    rows = list(csv.DictReader(path.open()))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0] | {"state_information/b": ""}))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "state_information/b": 0.1 if int(row["env_steps"]) < 40 else 1e-6})
 
 
 def cut(run: Path) -> None:

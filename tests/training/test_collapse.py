@@ -12,7 +12,8 @@ import torch
 from graphs import FixedData, alone, fit, random_batch
 
 from cdrl_pl import metric_names
-from cdrl_pl.training.collapse import LINES, CollapseAlarm
+from cdrl_pl.collapse import LINES, collapses
+from cdrl_pl.training.collapse import CollapseAlarm
 
 SAID = "the policy of beta now acts alike whatever it sees"
 
@@ -88,3 +89,17 @@ def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     resumed.on_load_checkpoint(torch.load(tmp_path / "it.ckpt", weights_only=False))
     assert resumed.collapse_alarm.state_dict() == module.collapse_alarm.state_dict()
     assert resumed.collapse_alarm.state_dict() != alone(T_max=10).collapse_alarm.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("informations", "spans"),
+    [
+        ([2e-4, 4e-7, 1e-7, 1e-7, 1e-7], []),
+        ([2e-2, *[1e-6] * 4], [(1, None)]),
+        ([2e-2, *[1e-6] * 4, 1e-2, 1e-2], [(1, 5)]),
+        ([2e-2, *[1e-6] * 3, 1e-2, 1e-6, 1e-6, 1e-2, *[1e-6] * 9], [(1, 4), (8, None)]),
+        ([2e-2, 1e-6, float("nan"), 1e-6, 1e-6], [(1, None)]),
+    ],
+)
+def test_where_a_run_was_collapsed(informations: list[float], spans: list[tuple[float, float | None]]) -> None:
+    assert collapses(enumerate(informations)) == spans
