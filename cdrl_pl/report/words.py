@@ -174,8 +174,10 @@ def _collapsed(comparison: Comparison) -> list[str]:
             metrics = run.metrics
             if column in metrics:
                 spans = collapses(zip(metrics[metric_names.ENV_STEPS()], metrics[column], strict=True))
-                ends = [f"from {short(a)} " + ("on" if b is None else f"to {short(b)}") for a, b in spans]
-                told += [f"{called(arm, run)} {' and '.join(ends)}"] if ends else []
+                if spans:
+                    began, ended = spans[0][0], spans[-1][1]
+                    span = f"from {short(began)} " + ("on" if ended is None else f"to {short(ended)}")
+                    told.append(f"{called(arm, run)} {span}" + (", with breaks" if len(spans) > 1 else ""))
     if not told:
         return []
     return [
