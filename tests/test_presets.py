@@ -228,7 +228,7 @@ def test_distill_step_of_the_program_reads_the_student_after_its_reinforcement_s
     edge, student, seen = only_transfer(module), module.agents["beta"], []
     inner = edge.distillation_loss
 
-    def spy(output: PolicyOutput, aligned: Tensor) -> Tensor:
+    def spy(output: PolicyOutput, aligned: Tensor, weights: Tensor | None) -> Tensor:
         seen.append((output, copy_of(student)))
         return inner(output, aligned)
 
@@ -268,7 +268,7 @@ def test_order(tmp_path: Path, preset: str) -> None:
         said_by_teacher.append(ask(*ends).logits)
         return TeacherOutput(said_by_teacher[-1])
 
-    def watched_loss(output: PolicyOutput, aligned: Tensor) -> Tensor:
+    def watched_loss(output: PolicyOutput, aligned: Tensor, weights: Tensor | None) -> Tensor:
         distilled.append(aligned.clone())
         return loss(output, aligned)
 

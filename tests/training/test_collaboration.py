@@ -175,7 +175,7 @@ def test_each_small_batch_of_copies_is_taught_what_the_teacher_said_of_them(tmp_
         said.append(ask(*ends).logits)
         return TeacherOutput(said[-1])
 
-    def watched_loss(output: Any, aligned: torch.Tensor) -> torch.Tensor:
+    def watched_loss(output: Any, aligned: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         taught.append(aligned.clone())
         return loss(output, aligned)
 

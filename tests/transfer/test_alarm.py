@@ -87,7 +87,7 @@ def contrary(module: Collaboration, rollout: Rollout, sign: float) -> None:
     """The only transfer's loss becomes the student's own reinforcement loss, or its opposite."""
     student = module.agents["beta"]
     assert isinstance(student, Student)
-    module.transfers[0].distillation_loss = lambda output, aligned: (  # type: ignore[method-assign]
+    module.transfers[0].distillation_loss = lambda output, aligned, weights: (  # type: ignore[method-assign]
         sign * student.reinforcement_losses(output, rollout).total
     )
 
