@@ -97,13 +97,13 @@ def test_f_reads_what_it_is_told_and_nothing_else(tmp_path: Path, read: Any, inp
 @pytest.mark.parametrize("read", READS)
 def test_a_teacher_whose_logits_say_nothing_can_still_be_read_by_its_features(tmp_path: Path, read: Any) -> None:
     """F learns the student's policy as far as what it reads tells states apart: not at all from constant logits."""
-    module = make(tmp_path, read, T_max=2500, mute=True, T2=10_000, align_lr=3e-2)
+    module = make(tmp_path, read, T_max=3000, mute=True, T2=10_000, align_lr=3e-2)
     module.agents["beta"].learner.lr = 1e-9  # the policy that F imitates stays
     fit(module, FixedData(random_batch(module, 3)), tmp_path)
     (transfer,) = module.transfers
     aligned = transfer.alignment(transfer.alignment.reads(said(module, 3)))
     _, information = action_statistics(aligned)
-    assert (information > 0.02) == (read != "logits")
+    assert (information > 0.005) == (read != "logits")
 
 
 @pytest.mark.parametrize("control", ["random", "shuffled", "constant", "lagged", "own"])
