@@ -15,7 +15,7 @@ from torch import nn
 
 from cdrl_pl import metric_names
 from cdrl_pl.agents.agent import Agent
-from cdrl_pl.checks import check_options
+from cdrl_pl.checks import ConfigError, check_options
 from cdrl_pl.envs import EnvError, EnvSpec, View
 from cdrl_pl.networks import PolicyNetwork
 from cdrl_pl.presets import PresetOverrides, resolve_preset
@@ -183,6 +183,11 @@ class Collaboration(pl.LightningModule):
         check_trainer(self.trainer)
         if stage == "fit":
             check_trained(self.agents, self.playing, self.transfers, self.trainer.callbacks)  # type: ignore[attr-defined]
+            if self.trainer.world_size > 1 and not any(p.requires_grad for p in self.parameters()):
+                raise ConfigError(
+                    f"trainer runs on {self.trainer.world_size} devices, which average gradients, but no agent learns "
+                    "and no alignment has weights to train; use --trainer.devices 1"
+                )
             check_monitors(self.trainer, self._names())
         self.run_folder = run_folder(self.trainer)
 
